@@ -1,0 +1,152 @@
+"""What is stored for a layer under an option, and the torch module that computes it.
+
+A treated layer is one stored tensor, or two applied one after the other when it is factored.  With
+int8 activations it also holds the grids on which its input, middle and output values are rounded, so
+that the module is a float twin of what an integer kernel computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A weight matrix `(rows, columns)` as it is stored.
+
+    Args:
+        bits: 2-8 (integer codes), 16 or 32 (floats).
+        codes: int8 codes in `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, or float16, or float32 values.
+        scale: `(rows,)` float16 step of each row for integer codes, else None.
+    """
+
+    bits: int
+    codes: Tensor
+    scale: Tensor | None
+
+    def dense(self) -> Tensor:
+        """The float32 matrix that the stored tensor stands for."""
+        if self.scale is None:
+            return self.codes.float()
+        return self.codes.float() * self.scale.float()[:, None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Unsigned 8-bit affine grid of a tensor of activations: `real = scale * (code - zero_point)`."""
+
+    scale: float
+    zero_point: int
+
+    @staticmethod
+    def covering(low: float, high: float) -> Grid:
+        """The finest grid that holds zero and `[low, high]`."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        # float32 is what ONNX stores: round here once, so that the twin and the file agree.
+        scale = float(torch.tensor(max(high - low, 1e-8) / 255, dtype=torch.float32))
+        return Grid(scale, min(255, max(0, round(-low / scale))))
+
+
+@dataclass(frozen=True)
+class Treated:
+    """One layer under one option.
+
+    Args:
+        weights: One stored tensor `(out, in * kh * kw)`, or two: `(rank, in * kh * kw)`, applied
+            first, then `(out, rank)`.
+        bias: `(out,)` float16 or float32, or None.
+        grids: Empty for float activations.  For int8: grid of the input, then of each stored
+            tensor's output; an output whose grid is None stays float.
+    """
+
+    weights: tuple[StoredTensor, ...]
+    bias: Tensor | None
+    grids: tuple[Grid | None, ...] = ()
+
+    @property
+    def is_int8(self) -> bool:
+        return bool(self.grids)
+
+    def matrix(self) -> Tensor:
+        """The `(out, in * kh * kw)` float32 matrix of the whole layer."""
+        first, *rest = (weight.dense() for weight in self.weights)
+        for factor in rest:
+            first = factor @ first
+        return first
+
+
+class FakeQuantize(nn.Module):
+    """Rounds values to a `Grid` and back, as a quantise-dequantise pair does."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(
+            x, self.grid.scale, self.grid.zero_point, 0, 255
+        )
+
+    def extra_repr(self) -> str:
+        return f"scale={self.grid.scale:.4g}, zero_point={self.grid.zero_point}"
+
+
+def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
+    """A module that computes `layer` with the stored weights in its place.
+
+    Args:
+        layer: The dense `nn.Linear` or `nn.Conv2d`; gives strides and padding, is not changed.
+        treated: What is stored.
+
+    Raises:
+        TypeError: If `layer` is neither of the two.
+    """
+    if isinstance(layer, nn.Linear):
+        steps = [_linear(weight.dense()) for weight in treated.weights]
+    elif isinstance(layer, nn.Conv2d):
+        steps = [_convolution(layer, treated.weights[0].dense())]
+        steps += [_pointwise(weight.dense()) for weight in treated.weights[1:]]
+    else:
+        raise TypeError(f"build_module: {type(layer).__name__} is neither Linear nor Conv2d")
+    if treated.bias is not None:
+        steps[-1].bias = nn.Parameter(treated.bias.float(), requires_grad=False)
+    modules: list[nn.Module] = []
+    for index, step in enumerate(steps):
+        grid = treated.grids[index] if treated.is_int8 else None
+        modules += [FakeQuantize(grid)] if grid else []
+        modules.append(step)
+    last = treated.grids[-1] if treated.is_int8 else None
+    modules += [FakeQuantize(last)] if last else []
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules).eval()
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    return module
+
+
+def _convolution(layer: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
+    module = nn.Conv2d(
+        layer.in_channels,
+        weight.shape[0],
+        layer.kernel_size,  # type: ignore[arg-type]
+        stride=layer.stride,  # type: ignore[arg-type]
+        padding=layer.padding,  # type: ignore[arg-type]
+        dilation=layer.dilation,  # type: ignore[arg-type]
+        padding_mode=layer.padding_mode,
+        bias=False,
+        device="meta",
+    )
+    shape = (weight.shape[0], layer.in_channels, *layer.kernel_size)
+    module.weight = nn.Parameter(weight.reshape(shape), requires_grad=False)
+    return module
+
+
+def _pointwise(weight: Tensor) -> nn.Conv2d:
+    module = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False, device="meta")
+    module.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
+    return module

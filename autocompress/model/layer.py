@@ -1,0 +1,59 @@
+"""The record of one layer of the user's model: what it is, what it costs, why it is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module with weights, as seen while the example inputs ran through the model.
+
+    Args:
+        name: Dotted module path, such as `features.0`.
+        kind: Class name of the module, such as `Conv2d`.
+        weight_shape: Shape of `weight`: `(out, in)` or `(out, in, kh, kw)`.
+        parameters: Number of values in all parameters of the module, bias included.
+        macs: Multiply-adds for the example inputs, all calls together.
+        calls: How often the module ran in one forward pass.
+        input_shape: Shape of its first input, batch included.
+        output_shape: Shape of its output, batch included.
+        reason: Why the layer stays dense; empty when it can be treated.
+        activation: `relu` when a ReLU is the only reader of its output, else empty.
+        source: The layer whose output arrives here through operations that keep the range of
+            values (ReLU, max pooling, reshapes), or empty.  Such a pair shares one int8 grid.
+    """
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    calls: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    reason: str = ""
+    activation: str = ""
+    source: str = ""
+
+    @property
+    def is_treated(self) -> bool:
+        return not self.reason
+
+    @property
+    def full_rank(self) -> int:
+        """Largest rank of the weight seen as a matrix `(out, in * kh * kw)`."""
+        rows, columns = matrix_shape(self.weight_shape)
+        return min(rows, columns)
+
+    def rank(self, share: float) -> int:
+        """Whole number of ranks that `share` of the full rank means, at least one."""
+        return max(1, round(share * self.full_rank))
+
+
+def matrix_shape(weight_shape: tuple[int, ...]) -> tuple[int, int]:
+    """`(out, in * kh * kw)` of a weight."""
+    columns = 1
+    for size in weight_shape[1:]:
+        columns *= size
+    return weight_shape[0], columns
