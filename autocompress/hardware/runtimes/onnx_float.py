@@ -1,0 +1,218 @@
+"""The user's model as an ONNX graph with a hole for each layer, exported once and filled many times."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor, nn
+
+from autocompress.errors import TaskError
+from autocompress.model.layer import Layer
+
+OPSET = 21  # the first with int4 tensors
+HOLE = "autocompress.Layer"
+_DOMAIN = "autocompress"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+@dataclass(frozen=True)
+class FloatGraph:
+    """A model without its layers.
+
+    Args:
+        proto: Optimised graph in which each call of a layer is one node `autocompress.Layer` of the
+            same name; the layers' weights are not in it.
+        layers: The layers that are holes, in model order.
+        modules: Their dense modules.
+        static_batch: Batch size that the graph is bound to; 0 when it takes any.
+    """
+
+    proto: onnx.ModelProto
+    layers: tuple[Layer, ...]
+    modules: dict[str, nn.Module]
+    static_batch: int
+
+    def holes(self) -> dict[str, list[onnx.NodeProto]]:
+        """Layer name to its nodes, one a call."""
+        found: dict[str, list[onnx.NodeProto]] = {layer.name: [] for layer in self.layers}
+        for node in self.proto.graph.node:
+            if node.op_type == HOLE:
+                found[node.name].append(node)
+        return found
+
+
+def export_float(
+    model: nn.Module, layers: Sequence[Layer], example_inputs: tuple[Tensor, ...]
+) -> FloatGraph:
+    """Export a model once.
+
+    Args:
+        model: Module in evaluation mode; it is not changed.
+        layers: What the trace found; layers with a `reason` stay ordinary nodes.
+        example_inputs: Positional inputs of one forward pass.
+
+    Returns:
+        The graph, with a free batch dimension where the model allows it.  Batch norms next to a
+        layer are kept as nodes, so that each layer holds exactly the weights of its module.
+
+    Raises:
+        TaskError: If the model cannot be exported, or a treated layer is not found in the graph.
+    """
+    proto, static_batch = _export(model, example_inputs)
+    treated = tuple(layer for layer in layers if layer.is_treated)
+    modules = {layer.name: model.get_submodule(layer.name) for layer in treated}
+    _dig_holes(proto, treated)
+    found = {node.name for node in proto.graph.node if node.op_type == HOLE}
+    for layer in treated:
+        if layer.name not in found:
+            raise TaskError(
+                f"layer {layer.name!r} was not found in the exported ONNX graph; "
+                "exclude it in the search space"
+            )
+    return FloatGraph(_tidy(proto), treated, modules, static_batch)
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelProto, int]:
+    """The unoptimised model, and the batch size it is bound to."""
+    batch = torch.export.Dim("batch")
+    attempts: list[tuple[dict[int, torch.export.Dim], ...] | None] = [None]
+    if all(value.dim() for value in inputs) and len({len(value) for value in inputs}) == 1:
+        attempts.insert(0, tuple({0: batch} for _ in inputs))
+    failure = ""
+    for shapes in attempts:
+        try:
+            with _quiet(), torch.no_grad():
+                program = torch.onnx.export(
+                    model,
+                    inputs,
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    optimize=False,
+                    opset_version=OPSET,
+                    verbose=False,
+                )
+        except torch.onnx.errors.OnnxExporterError as error:
+            failure = str(error).strip().splitlines()[0]
+            continue
+        assert program is not None
+        return program.model_proto, 0 if shapes else len(inputs[0]) if inputs[0].dim() else 1
+    raise TaskError(f"the model cannot be exported to ONNX: {failure}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's advice to its own authors away from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
+    """Replace the nodes of each call of a layer by one hole, and drop the weights it held."""
+    graph = proto.graph
+    names = {layer.name: layer for layer in layers}
+    groups: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        scopes = _scopes(node)
+        if len(scopes) > 1 and scopes[-2] in names:
+            groups.setdefault(tuple(scopes), []).append(node)
+    initializers = {tensor.name for tensor in graph.initializer}
+    holes: dict[int, onnx.NodeProto] = {}
+    inside: set[int] = set()
+    for scopes, nodes in groups.items():
+        arithmetic = {"Conv", "Gemm", "MatMul"} & {node.op_type for node in nodes}
+        if not arithmetic:
+            continue  # such as the padding in front of a convolution
+        made = {name for node in nodes for name in node.output}
+        reads = [name for node in nodes for name in node.input]
+        outside = {name for name in reads if name and name not in made | initializers}
+        last = nodes[-1]
+        if len(outside) != 1:
+            raise TaskError(f"layer {scopes[-2]!r} reads {len(outside)} tensors, expected one")
+        hole = helper.make_node(
+            HOLE, list(outside), list(last.output), name=scopes[-2], domain=_DOMAIN
+        )
+        holes[id(last)] = hole
+        inside |= {id(node) for node in nodes}
+    kept = [holes.get(id(node), node) for node in graph.node if _stays(node, inside, holes)]
+    kept = _absorb_relu(kept, names, {value.name for value in graph.output})
+    read = {name for node in kept for name in node.input} | {v.name for v in graph.output}
+    weights = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(weights)
+    proto.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+
+
+def _stays(node: onnx.NodeProto, inside: set[int], holes: dict[int, onnx.NodeProto]) -> bool:
+    return id(node) not in inside or id(node) in holes
+
+
+def _absorb_relu(
+    nodes: list[onnx.NodeProto], layers: dict[str, Layer], outputs: set[str]
+) -> list[onnx.NodeProto]:
+    """Let a hole take in the ReLU that alone reads it, so that rounding can come after the ReLU."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    gone: set[int] = set()
+    for node in nodes:
+        if node.op_type != HOLE or layers[node.name].activation != "relu":
+            continue
+        after = readers.get(node.output[0], [])
+        if len(after) == 1 and after[0].op_type == "Relu" and node.output[0] not in outputs:
+            node.output[0] = after[0].output[0]
+            node.attribute.append(helper.make_attribute("relu", 1))
+            gone.add(id(after[0]))
+    return [node for node in nodes if id(node) not in gone]
+
+
+def _scopes(node: onnx.NodeProto) -> list[str]:
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            scopes = ast.literal_eval(entry.value)
+            return [str(scope).split("@")[0] for scope in scopes[:-1]] + [str(scopes[-1])]
+    return []
+
+
+def _tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold constants around the holes and drop the exporter's notes, which can outweigh the model."""
+    from onnxscript import optimizer, rewriter
+
+    with _quiet():
+        proto = rewriter.rewrite(optimizer.optimize(proto))
+        proto = optimizer.optimize(proto)
+    del proto.metadata_props[:], proto.graph.value_info[:], proto.graph.metadata_props[:]
+    proto.graph.doc_string = proto.doc_string = ""
+    proto.producer_name, proto.producer_version = "autocompress", ""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        if node.op_type != HOLE:
+            node.name = ""
+    for tensor in proto.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    for value in (*proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
+    return proto

@@ -1,0 +1,97 @@
+"""A whole candidate as one ONNX model: the float graph with its holes filled by treated layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import onnx
+
+from autocompress.compression.treated import Treated
+from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
+from autocompress.hardware.runtimes.onnx_layer import (
+    LayerNodes,
+    dense_treated,
+    layer_nodes,
+    message_bytes,
+)
+from autocompress.hardware.runtimes.onnx_session import LOADER_KEY, Loader
+
+
+def assemble(
+    graph: FloatGraph,
+    treated: Mapping[str, Treated],
+    storage: str = "archive",
+    threads: int = 1,
+) -> onnx.ModelProto:
+    """Write a candidate.
+
+    Args:
+        graph: The model with holes.
+        treated: Layer name to what is stored; a layer that is missing stays dense float32.
+        storage: `archive` or `onnx`, see `layer_nodes`.
+        threads: Threads that the file asks its loader for.
+
+    Returns:
+        A model that carries the settings its loader needs under the key `autocompress.loader`.
+
+    Raises:
+        DeviceError: If a layer cannot be written as asked.
+    """
+    proto = _shell(graph, threads)
+    layers = {layer.name: layer for layer in graph.layers}
+    calls = dict.fromkeys(layers, 0)
+    for node in graph.proto.graph.node:
+        if node.op_type != HOLE:
+            proto.graph.node.append(node)
+            continue
+        part = _fill(graph, node, treated.get(node.name), storage, calls[node.name])
+        calls[node.name] += 1
+        proto.graph.node.extend(part.nodes)
+        proto.graph.initializer.extend(part.initializers)
+    return proto
+
+
+def base_bytes(graph: FloatGraph, threads: int = 1) -> int:
+    """Bytes of the file without its layers.  With every layer's `hole_bytes` they give the file's
+    size to within a few bytes, which are the length field of the graph."""
+    proto = _shell(graph, threads)
+    kept = [node for node in graph.proto.graph.node if node.op_type != HOLE]
+    return proto.ByteSize() + message_bytes(kept) + 2
+
+
+def hole_bytes(graph: FloatGraph, name: str, treated: Treated, storage: str) -> int:
+    """Bytes that layer `name` under a treatment adds to the file, all of its calls together."""
+    return sum(
+        _fill(graph, node, treated, storage, call).size_bytes
+        for call, node in enumerate(graph.holes()[name])
+    )
+
+
+def _fill(
+    graph: FloatGraph, node: onnx.NodeProto, treated: Treated | None, storage: str, call: int
+) -> LayerNodes:
+    module = graph.modules[node.name]
+    return layer_nodes(
+        next(layer for layer in graph.layers if layer.name == node.name),
+        module,
+        treated if treated is not None else dense_treated(module),
+        storage,
+        tensor_in=node.input[0],
+        tensor_out=node.output[0],
+        relu=bool(node.attribute),
+        call=call,
+    )
+
+
+def _shell(graph: FloatGraph, threads: int) -> onnx.ModelProto:
+    """The model without any node."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
+    del proto.graph.node[:]
+    domains = [entry for entry in proto.opset_import if entry.domain != "autocompress"]
+    del proto.opset_import[:]
+    proto.opset_import.extend(domains)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = LOADER_KEY, json.dumps(Loader(threads).as_dict())
+    return proto

@@ -1,0 +1,303 @@
+"""How one treated layer is written in ONNX: its nodes, its stored tensors, and the bytes of both.
+
+Float layers stay `Conv` and `Gemm`.  Int8 layers are written as quantise-dequantise pairs around the
+same nodes, which onnxruntime fuses into `QLinearConv` and `QGemm`: uint8 activations per tensor, int8
+weights per output channel, int32 bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from autocompress.compression.treated import Grid, StoredTensor, Treated
+from autocompress.errors import DeviceError
+from autocompress.model.layer import Layer
+
+STORAGES = ("archive", "onnx")
+
+
+@dataclass(frozen=True)
+class LayerNodes:
+    """What one layer adds to a graph.
+
+    Args:
+        nodes: Nodes in running order.
+        initializers: Tensors that they read.
+    """
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the layer adds to the serialised graph."""
+        return message_bytes(self.nodes) + message_bytes(self.initializers)
+
+
+def message_bytes(messages: Iterable[onnx.NodeProto | onnx.TensorProto]) -> int:
+    """Serialised bytes of repeated fields whose tag takes one byte, tags and lengths included."""
+    total = 0
+    for message in messages:
+        size = message.ByteSize()
+        total += 1 + max(1, -(-size.bit_length() // 7)) + size
+    return total
+
+
+def layer_nodes(
+    layer: Layer,
+    module: nn.Module,
+    treated: Treated,
+    storage: str = "archive",
+    *,
+    tensor_in: str = "input",
+    tensor_out: str = "output",
+    relu: bool = False,
+    call: int = 0,
+) -> LayerNodes:
+    """Write one call of a treated layer.
+
+    Args:
+        layer: What the trace says of it; gives shapes.
+        module: The dense `nn.Linear` or `nn.Conv2d`; gives strides and padding.
+        treated: What is stored.
+        storage: `archive` writes float weights in float32, the file being only a runtime model;
+            `onnx` writes each weight in the narrowest type that ONNX holds (int4, int8, float16),
+            to be unfolded when the session loads.
+        tensor_in: Name of the tensor that the layer reads.
+        tensor_out: Name of the tensor that it gives, rounded to its grid when int8.
+        relu: Whether a ReLU belongs to the layer; it comes before the rounding, so that the kernel
+            absorbs it.
+        call: Number of this call; stored tensors belong to call 0 and are shared.
+
+    Raises:
+        DeviceError: If `storage` is unknown or the layer has no int8 kernel as it is.
+    """
+    if storage not in STORAGES:
+        raise DeviceError(f"storage {storage!r}: allowed are {', '.join(STORAGES)}")
+    writer = _Writer(layer, module, storage, call)
+    if isinstance(module, nn.Conv2d) and treated.is_int8 and treated.grids[-1] is None:
+        raise DeviceError(
+            f"layer {layer.name!r}: an int8 convolution needs a grid for its output, "
+            "onnxruntime has no kernel with float output"
+        )
+    writer.steps(treated, tensor_in, tensor_out, relu)
+    return writer.result
+
+
+def layer_bytes(
+    layer: Layer,
+    module: nn.Module,
+    treated: Treated,
+    storage: str = "archive",
+    *,
+    tensor_in: str = "input",
+    tensor_out: str = "output",
+    relu: bool = False,
+) -> int:
+    """Bytes that a treated layer adds to an ONNX file, all of its calls together.
+
+    The arguments are those of `layer_nodes`.  `FloatGraph.layer_bytes` fills in the names of tensors.
+    """
+    names = {"tensor_in": tensor_in, "tensor_out": tensor_out, "relu": relu}
+    return sum(
+        layer_nodes(layer, module, treated, storage, call=call, **names).size_bytes  # type: ignore[arg-type]
+        for call in range(max(1, layer.calls))
+    )
+
+
+def dense_treated(module: nn.Module) -> Treated:
+    """The identity: the module's own float32 weights."""
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    stored = StoredTensor(32, weight.detach().flatten(1), None)
+    return Treated((stored,), bias.detach() if isinstance(bias, Tensor) else None)
+
+
+class _Writer:
+    """Collects the nodes of one call of a layer; every name begins with the layer's."""
+
+    def __init__(self, layer: Layer, module: nn.Module, storage: str, call: int) -> None:
+        self.layer = layer
+        self.module = module
+        self.storage = storage
+        self.call = call
+        self.result = LayerNodes()
+
+    def steps(self, treated: Treated, tensor_in: str, tensor_out: str, relu: bool) -> None:
+        flat = isinstance(self.module, nn.Linear) and len(self.layer.input_shape) != 2
+        value = tensor_in
+        if flat:
+            columns = self.layer.weight_shape[1]
+            value = self.reshape(value, (-1, columns), self.name("rows"))
+        if treated.is_int8:
+            value = self.round_trip(value, treated.grids[0], "in", self.name("in"))
+        for index, stored in enumerate(treated.weights):
+            last = index == len(treated.weights) - 1
+            grid = treated.grids[index + 1] if treated.is_int8 else None
+            bias = treated.bias if last else None
+            end = tensor_out if last and not flat else self.name(f"out{index}")
+            steps = ["relu"] * (last and relu) + ["grid"] * (grid is not None)
+            scale_in = treated.grids[index] if treated.is_int8 else None
+            middle = self.name(f"sum{index}") if steps else end
+            value = self.product(index, stored, bias, scale_in, value, middle)
+            if "relu" in steps:
+                target = self.name(f"relu{index}") if grid else end
+                self.node("Relu", [value], target)
+                value = target
+            if grid is not None:
+                value = self.round_trip(value, grid, f"out{index}", end)
+        if flat:
+            shape = (-1, *self.layer.output_shape[1:])
+            self.reshape(value, shape, tensor_out)
+
+    def product(
+        self,
+        index: int,
+        stored: StoredTensor,
+        bias: Tensor | None,
+        grid: Grid | None,
+        value: str,
+        target: str,
+    ) -> str:
+        """The convolution or matrix product with the stored tensor of number `index`."""
+        weight = self.int8_weight(index, stored) if grid else self.float_weight(index, stored)
+        inputs = [value, weight]
+        if bias is not None and grid is not None:
+            inputs.append(self.int32_bias(bias, stored, grid))
+        elif bias is not None:
+            inputs.append(self.tensor("bias", bias.float().numpy()))
+        if isinstance(self.module, nn.Conv2d):
+            attributes = convolution_attributes(self.module) if index == 0 else {}
+            self.node("Conv", inputs, target, name=self.step_name(index), **attributes)
+        else:
+            self.node("Gemm", inputs, target, name=self.step_name(index), transB=1)
+        return target
+
+    def float_weight(self, index: int, stored: StoredTensor) -> str:
+        name, shape = f"weight{index}", self.shape(index, stored)
+        if self.storage == "archive" or stored.bits == 32:
+            return self.tensor(name, stored.dense().reshape(shape).numpy())
+        if stored.bits == 16:
+            half = self.tensor(name, stored.codes.half().reshape(shape).numpy())
+            return self.node("Cast", [half], self.shared(f"{name}/float"), once=True, to=1)
+        # A cast and a product are folded into a float weight when the session loads; a
+        # DequantizeLinear node is not, it would run at every call.
+        assert stored.scale is not None
+        codes = stored.codes.reshape(shape)
+        packed = self.int4(name, codes) if stored.bits <= 4 else self.tensor(name, codes.numpy())
+        floats = self.node("Cast", [packed], self.shared(f"{name}/float"), once=True, to=1)
+        rows = stored.scale.float().reshape(-1, *[1] * (len(shape) - 1))
+        scale = self.tensor(f"{name}/scale", rows.numpy())
+        return self.node("Mul", [floats, scale], self.shared(f"{name}/value"), once=True)
+
+    def int8_weight(self, index: int, stored: StoredTensor) -> str:
+        if stored.scale is None or stored.bits > 8:
+            raise DeviceError(
+                f"layer {self.layer.name!r}: int8 activations need weights of at most 8 bits"
+            )
+        name = f"weight{index}"
+        codes = self.tensor(name, stored.codes.reshape(self.shape(index, stored)).numpy())
+        scale = self.tensor(f"{name}/scale", stored.scale.float().numpy())
+        # Without an explicit zero point onnxruntime does not fuse QGemm.
+        zero = self.tensor(f"{name}/zero", np.zeros(len(stored.scale), np.int8))
+        target = self.shared(f"{name}/value")
+        return self.node("DequantizeLinear", [codes, scale, zero], target, once=True, axis=0)
+
+    def int32_bias(self, bias: Tensor, stored: StoredTensor, grid: Grid) -> str:
+        assert stored.scale is not None
+        scale = np.float32(grid.scale) * stored.scale.float().numpy()
+        steps = bias.double().numpy() / np.where(scale > 0, scale, 1).astype(np.float64)
+        limit = 2**31 - 1
+        codes = np.where(scale > 0, np.clip(np.rint(steps), -limit, limit), 0).astype(np.int32)
+        names = [self.tensor("bias", codes), self.tensor("bias/scale", scale)]
+        return self.node("DequantizeLinear", names, self.shared("bias/value"), once=True, axis=0)
+
+    def round_trip(self, value: str, grid: Grid | None, name: str, target: str) -> str:
+        """A quantise-dequantise pair on uint8."""
+        assert grid is not None
+        scale = self.tensor(f"{name}/scale", np.asarray(grid.scale, np.float32))
+        zero = self.tensor(f"{name}/zero", np.asarray(grid.zero_point, np.uint8))
+        codes = self.node("QuantizeLinear", [value, scale, zero], self.name(f"{name}/codes"))
+        return self.node("DequantizeLinear", [codes, scale, zero], target)
+
+    def reshape(self, value: str, shape: tuple[int, ...], target: str) -> str:
+        name = "shape_in" if target.endswith("rows") else "shape_out"
+        return self.node(
+            "Reshape", [value, self.tensor(name, np.asarray(shape, np.int64))], target
+        )
+
+    def shape(self, index: int, stored: StoredTensor) -> tuple[int, ...]:
+        rows, columns = stored.codes.shape
+        if isinstance(self.module, nn.Linear):
+            return rows, columns
+        return (rows, *self.layer.weight_shape[1:]) if index == 0 else (rows, columns, 1, 1)
+
+    def step_name(self, index: int) -> str:
+        """Name of the node that does the arithmetic, by which the fused operator is found."""
+        return self.name(f"step{index}")
+
+    def name(self, part: str) -> str:
+        """A name that belongs to this call alone."""
+        return f"{self.layer.name}/{part}" + (f"/call{self.call}" if self.call else "")
+
+    def shared(self, part: str) -> str:
+        """A name that all calls share."""
+        return f"{self.layer.name}/{part}"
+
+    def tensor(self, part: str, values: NDArray[np.generic]) -> str:
+        if not self.call:
+            array = np.ascontiguousarray(values)
+            self.result.initializers.append(numpy_helper.from_array(array, self.shared(part)))
+        return self.shared(part)
+
+    def int4(self, part: str, codes: Tensor) -> str:
+        if not self.call:
+            nibbles = codes.numpy().reshape(-1).astype(np.uint8) & 15
+            nibbles = np.append(nibbles, np.zeros(nibbles.size % 2, np.uint8))
+            packed = (nibbles[::2] | (nibbles[1::2] << 4)).tobytes()
+            shape = list(codes.shape)
+            name = self.shared(part)
+            self.result.initializers.append(
+                TensorProto(name=name, data_type=TensorProto.INT4, dims=shape, raw_data=packed)
+            )
+        return self.shared(part)
+
+    def node(
+        self,
+        operator: str,
+        inputs: list[str],
+        target: str,
+        *,
+        once: bool = False,
+        name: str = "",
+        **attributes: int | list[int],
+    ) -> str:
+        if not (once and self.call):
+            # Only the node that does the arithmetic is named: names cost bytes.
+            node = helper.make_node(operator, inputs, [target], name=name or None, **attributes)
+            self.result.nodes.append(node)
+        return target
+
+
+def convolution_attributes(module: nn.Conv2d) -> dict[str, list[int]]:
+    """Attributes of the ONNX `Conv` node of a convolution whose padding, if any, is of zeros."""
+    if module.padding_mode != "zeros":
+        pads = [0, 0, 0, 0]  # the exporter writes a Pad node in front of the layer
+    elif isinstance(module.padding, str):
+        left, right, top, bottom = module._reversed_padding_repeated_twice
+        pads = [top, left, bottom, right]
+    else:
+        pads = [*module.padding, *module.padding]
+    return {
+        "dilations": list(module.dilation),
+        "kernel_shape": list(module.kernel_size),
+        "pads": pads,
+        "strides": list(module.stride),
+    }
