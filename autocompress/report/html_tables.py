@@ -1,0 +1,180 @@
+"""The tables beside the figures of the HTML report."""
+
+from __future__ import annotations
+
+import shlex
+
+from autocompress.report.data import RunData
+from autocompress.report.limits import mapping
+from autocompress.report.markup import Column, Raw, TableRow, copy_button, table, yes_no
+from autocompress.report.thin import thinned
+from autocompress.report.units import (
+    NOTHING,
+    compact_text,
+    count_text,
+    latency_text,
+    number,
+    options_text,
+    plain_text,
+    shape_text,
+    short_share_text,
+    signed_percent_text,
+    size_text,
+)
+
+ROWS_SHOWN = 200
+_LAYER_COLUMNS_SHOWN = 8
+
+
+def export_command(run: RunData, candidate: str, output: str = "model.onnx") -> str:
+    """The command that writes one candidate of the front as a file."""
+    folder, wanted = shlex.quote(str(run.path)), shlex.quote(candidate)
+    return f"autocompress export {folder} --candidate {wanted} -o {output}"
+
+
+def budget_table(run: RunData) -> str:
+    """Quality, size and latency: original, limit, predicted, measured."""
+    columns = [
+        Column(""),
+        Column("original", "n"),
+        Column("limit", "n"),
+        Column("as asked", "n"),
+        Column("predicted", "n"),
+        Column("measured", "n"),
+        Column("measured / predicted", "n"),
+        Column("against the original", "n"),
+        Column("room", "n", "distance from the limit"),
+        Column("met", "n"),
+    ]
+    rows = []
+    for limit in run.limits:
+        name = f"{limit.name} (binds)" if limit.binding else limit.name
+        cells: list[str | Raw] = [
+            name,
+            limit.show(limit.original),
+            limit.asked,
+            limit.text or NOTHING,
+            limit.predicted_shown,
+            limit.show(limit.measured),
+            signed_percent_text(limit.prediction_error),
+            limit.change,
+            limit.distance,
+            yes_no(limit.met if limit.limit is not None else None),
+        ]
+        rows.append(TableRow(cells))
+    return table(columns, rows)
+
+
+def candidates_table(run: RunData) -> str:
+    """The front, smallest first, with a button per row that copies its export command."""
+    layers = run.layer_columns
+    is_split = len(layers) <= _LAYER_COLUMNS_SHOWN
+    columns = [
+        Column("candidate", "id"),
+        Column("size", "n", "predicted"),
+        Column("latency", "n", "predicted"),
+        Column("loss", "n", "KL to the original's outputs, lower is better"),
+        Column("quality", "n", "measured, where it was"),
+        *([Column(name, "id") for name in layers] if is_split else [Column("options")]),
+        Column("export"),
+    ]
+    records = run.front.to_dict("records")
+    shown = thinned(records, ROWS_SHOWN, lambda row: row["candidate"] == run.best_id)
+    rows = []
+    for record in shown:
+        candidate = str(record["candidate"])
+        options = [str(record[name]) for name in layers]
+        cells: list[str | Raw] = [
+            candidate,
+            size_text(record["size_bytes"]),
+            latency_text(record["latency_ms"]),
+            plain_text(record["loss"], 3),
+            run.limit("quality").show(number(record["quality"])),
+            *(options if is_split else [options_text(options, 6)]),
+            Raw(copy_button(export_command(run, candidate), "copy")),
+        ]
+        rows.append(TableRow(cells, is_best=candidate == run.best_id))
+    note = f"<p class='soft'>{len(shown)} of {len(records)} candidates; front.csv holds all.</p>"
+    return table(columns, rows) + (note if len(shown) < len(records) else "")
+
+
+def layers_table(run: RunData) -> str:
+    """Every layer with its option, bytes, predicted latency and the loss it costs alone."""
+    columns = [
+        Column("layer"),
+        Column("kind", "id"),
+        Column("shape", "n"),
+        Column("parameters", "n"),
+        Column("MACs", "n", "multiply-adds"),
+        Column("option", "id"),
+        Column("bits", "n"),
+        Column("zeros", "n"),
+        Column("rank", "n", "share of the full rank"),
+        Column("bytes", "n"),
+        Column("latency", "n", "predicted"),
+        Column("local error", "n"),
+        Column("KL alone", "n", "loss when only this layer is treated"),
+        Column("remark"),
+    ]
+    rows = []
+    for row in run.layers:
+        cells: list[str | Raw] = [
+            str(row.get("name", "")),
+            str(row.get("kind", "")),
+            shape_text(row.get("weight_shape")),
+            count_text(row.get("parameters")),
+            compact_text(row.get("macs")),
+            str(row.get("option") or NOTHING),
+            plain_text(row.get("bits")),
+            short_share_text(row.get("sparsity")),
+            short_share_text(row.get("rank")),
+            _change(size_text(row.get("bytes_before")), size_text(row.get("bytes_after"))),
+            _change(
+                latency_text(row.get("latency_before_ms")),
+                latency_text(row.get("latency_after_ms")),
+            ),
+            plain_text(row.get("local_error"), 3),
+            plain_text(row.get("loss_alone"), 3),
+            str(row.get("reason") or ""),
+        ]
+        rows.append(TableRow(cells))
+    return table(columns, rows)
+
+
+def finalists_table(run: RunData) -> str:
+    """Candidates that were measured, and why one was chosen."""
+    columns = [
+        Column("candidate", "id"),
+        Column("loss", "n", "predicted: KL to the original's outputs"),
+        Column("quality", "n", "measured"),
+        Column("size", "n", "predicted → measured"),
+        Column("latency", "n", "predicted → measured"),
+        Column("range", "n", "measured latency, low to high"),
+        Column("met", "n"),
+        Column("remark"),
+    ]
+    rows = []
+    for row in run.finalists:
+        predicted, measured = mapping(row, "predicted"), mapping(row, "measured")
+        met = row.get("met")
+        is_chosen = bool(row.get("chosen"))
+        low, high = measured.get("latency_low_ms"), measured.get("latency_high_ms")
+        sizes = predicted.get("size_bytes"), measured.get("size_bytes")
+        latencies = predicted.get("latency_ms"), measured.get("latency_ms")
+        remark = str(row.get("reason") or "")
+        cells: list[str | Raw] = [
+            str(row.get("candidate", "")),
+            plain_text(predicted.get("loss"), 3),
+            run.limit("quality").show(number(measured.get("quality"))),
+            _change(*map(size_text, sizes)),
+            _change(*map(latency_text, latencies)),
+            f"{latency_text(low)} – {latency_text(high)}" if number(low) else NOTHING,
+            yes_no(met if isinstance(met, bool) else None),
+            "; ".join(filter(None, ("chosen" if is_chosen else "", remark))),
+        ]
+        rows.append(TableRow(cells, is_best=is_chosen))
+    return table(columns, rows)
+
+
+def _change(before: str, after: str) -> str:
+    return NOTHING if before == after == NOTHING else f"{before} → {after}"

@@ -1,0 +1,109 @@
+"""HTML pieces that escape whatever they are given: tables, commands, lists."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autocompress.report.units import printable
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Markup that is already escaped.
+
+    Args:
+        markup: The HTML.
+    """
+
+    markup: str
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table.
+
+    Args:
+        cells: Texts, or `Raw` for markup.
+        is_best: Whether the row is highlighted.
+    """
+
+    cells: Sequence[str | Raw]
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Args:
+        title: Heading.
+        kind: `n` for numbers (to the right), `id` for ids (not broken), empty for text.
+        hint: Shown when the pointer rests on the heading.
+    """
+
+    title: str
+    kind: str = ""
+    hint: str = field(default="")
+
+
+def escaped(text: Any) -> str:
+    """`text` as HTML text or attribute value."""
+    return html.escape(printable(text), quote=True)
+
+
+def table(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
+    """A table in a box that scrolls."""
+    heads = "".join(
+        f'<th scope="col" class="{column.kind}" title="{escaped(column.hint)}">'
+        f"{escaped(column.title)}</th>"
+        for column in columns
+    )
+    lines = []
+    for row in rows:
+        cells = "".join(
+            f'<td class="{column.kind}">{_markup(cell)}</td>'
+            for column, cell in zip(columns, row.cells, strict=True)
+        )
+        lines.append(f'<tr class="best">{cells}</tr>' if row.is_best else f"<tr>{cells}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def pairs_table(pairs: Sequence[tuple[str, str]]) -> str:
+    """Two columns: a name and its value."""
+    lines = "".join(
+        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>'
+        for name, value in pairs
+    )
+    return f'<div class="scroll"><table><tbody>{lines}</tbody></table></div>'
+
+
+def command(text: str) -> str:
+    """A command line with a button that copies it."""
+    return f'<div class="command"><code>{escaped(text)}</code>{copy_button(text, "copy")}</div>'
+
+
+def copy_button(text: str, label: str) -> str:
+    """A button that copies `text`."""
+    return f'<button type="button" data-copy="{escaped(text)}">{escaped(label)}</button>'
+
+
+def bullets(items: Sequence[str], kind: str = "plain") -> str:
+    """A list of sentences."""
+    return f'<ul class="{kind}">{"".join(f"<li>{escaped(item)}</li>" for item in items)}</ul>'
+
+
+def yes_no(value: bool | None) -> Raw:
+    """`yes`, `no` or a dash, coloured."""
+    if value is None:
+        return Raw("–")
+    return Raw('<span class="yes">yes</span>' if value else '<span class="no">no</span>')
+
+
+def _markup(cell: str | Raw) -> str:
+    return cell.markup if isinstance(cell, Raw) else escaped(cell)

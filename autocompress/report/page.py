@@ -1,0 +1,125 @@
+"""Style and script of the report page: light, dark and print in one sheet, no outside request."""
+
+from __future__ import annotations
+
+# Blocks every request, so that a report opened years later or behind a firewall looks the same.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:"
+)
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #ffffff; --ink: #1d2733; --soft: #5a6775;
+  --line: #d9dfe6; --grid: #e8ecf0; --panel: #f6f8fa; --accent: #1f66b5; --good: #1c7a4f;
+  --good-ground: #e6f4ec; --bad: #b3263a; --bad-ground: #fbe9eb; --warn: #8a5a00;
+  --warn-ground: #fdf3df; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14191f; --ink: #e3e8ee; --soft: #9aa7b5;
+  --line: #323c47; --grid: #28313b; --panel: #1b222a; --accent: #6fb0f5; --good: #6fd0a0;
+  --good-ground: #17332a; --bad: #ff8d9b; --bad-ground: #3b1d23; --warn: #f0c36b;
+  --warn-ground: #382c14; } }
+@media print { :root { color-scheme: light; --ground: #ffffff; --ink: #111111; --soft: #444444;
+  --line: #bbbbbb; --grid: #dddddd; --panel: #ffffff; --accent: #1f4f8a; --good: #1c5f40;
+  --good-ground: #ffffff; --bad: #8f1d2d; --bad-ground: #ffffff; --warn: #6b4600;
+  --warn-ground: #ffffff; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 64px; }
+h1 { font-size: 26px; margin: 0 0 2px; overflow-wrap: anywhere; }
+h2 { font-size: 19px; margin: 44px 0 10px; padding-bottom: 6px; border-bottom:
+  1px solid var(--line); }
+h3 { font-size: 15px; margin: 0 0 2px; }
+p { margin: 6px 0; } .soft, figcaption { color: var(--soft); font-size: 13.5px; }
+nav { margin: 12px 0 0; font-size: 13.5px; } nav a { color: var(--accent); margin-right: 14px; }
+.verdict { margin: 18px 0 14px; padding: 12px 16px; border-radius: 8px; border-left: 5px solid;
+  font-size: 17px; font-weight: 600; }
+.met { background: var(--good-ground); border-color: var(--good); color: var(--good); }
+.missed { background: var(--bad-ground); border-color: var(--bad); color: var(--bad); }
+.open, .unfinished { background: var(--warn-ground); border-color: var(--warn);
+  color: var(--warn); }
+ul.plain { margin: 10px 0; padding-left: 20px; } ul.plain li { margin: 4px 0; }
+.note { background: var(--warn-ground); border-left: 4px solid var(--warn); border-radius: 6px;
+  padding: 8px 14px; margin: 12px 0; } .note ul { margin: 4px 0; padding-left: 18px; }
+.grid { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 24px; }
+figure { margin: 14px 0 0; min-width: 0; break-inside: avoid; }
+figure.wide { grid-column: 1 / -1; }
+.empty { color: var(--soft); border: 1px dashed var(--line); border-radius: 8px; padding: 18px; }
+.scroll { overflow: auto; max-height: 460px; border: 1px solid var(--line); border-radius: 8px;
+  margin: 12px 0; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 10px; text-align: left; border-bottom: 1px solid var(--line);
+  vertical-align: top; overflow-wrap: anywhere; }
+thead th { position: sticky; top: 0; background: var(--panel); color: var(--soft);
+  font-weight: 600; white-space: nowrap; z-index: 1; }
+td.n, th.n { text-align: right; white-space: nowrap; } td.id { white-space: nowrap; }
+tbody tr:last-child td { border-bottom: 0; }
+tr.best td { background: var(--good-ground); } .yes { color: var(--good); font-weight: 600; }
+.no { color: var(--bad); font-weight: 600; }
+code { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
+.command { display: flex; align-items: center; gap: 10px; background: var(--panel);
+  border: 1px solid var(--line); border-radius: 6px; padding: 6px 6px 6px 12px; margin: 8px 0; }
+.command code { flex: 1; overflow-wrap: anywhere; }
+button { font: inherit; font-size: 12.5px; padding: 2px 10px; color: var(--accent);
+  cursor: pointer; background: transparent; border: 1px solid var(--line); border-radius: 5px;
+  white-space: nowrap; }
+button:focus-visible, a:focus-visible { outline: 2px solid var(--accent); }
+.js-plotly-plot :is(.xtick, .ytick, .cbaxis, .g-xtitle, .g-ytitle, .legend, .infolayer .annotation,
+  .infolayer .colorbar) text, .js-plotly-plot .heatmap-label text { fill: var(--ink) !important; }
+.js-plotly-plot .gridlayer path { stroke: var(--grid) !important; }
+.js-plotly-plot :is(.xlines-above, .ylines-above, path.xtick, path.ytick) {
+  stroke: var(--soft) !important; }
+.js-plotly-plot .legend .bg, .js-plotly-plot .annotation .bg { fill: transparent !important; }
+@media (max-width: 760px) { .grid { grid-template-columns: minmax(0, 1fr); }
+  main { padding: 18px 14px 48px; } }
+@media print { main { max-width: none; padding: 0; } nav, button, .modebar-container
+  { display: none !important; } .scroll { max-height: none; overflow: visible; border: 0; }
+  thead th { position: static; } tr, .verdict { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } .grid { grid-template-columns: minmax(0, 1fr); } }
+"""
+
+SCRIPT = """
+(function () {
+  "use strict";
+  var config = { displaylogo: false, responsive: true, showLink: false, plotlyServerURL: "",
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "sendDataToCloud"] };
+  var drawn = [];
+  document.querySelectorAll("[data-figure]").forEach(function (place) {
+    var source = document.getElementById(place.id + "-data");
+    var figure = JSON.parse(source.textContent);
+    Plotly.newPlot(place, figure.data, figure.layout, config);
+    drawn.push(place);
+  });
+  // Paper is narrower than most windows: redraw at a page's width, then at the window's again.
+  window.addEventListener("beforeprint", function () {
+    drawn.forEach(function (place) { Plotly.relayout(place, { width: 680 }); });
+  });
+  window.addEventListener("afterprint", function () {
+    drawn.forEach(function (place) { Plotly.relayout(place, { width: null, autosize: true }); });
+  });
+  function say(button, text) {
+    var before = button.dataset.label || button.textContent;
+    button.dataset.label = before;
+    button.textContent = text;
+    setTimeout(function () { button.textContent = before; }, 1400);
+  }
+  function copyOld(text) {
+    var area = document.createElement("textarea");
+    area.value = text;
+    document.body.appendChild(area);
+    area.select();
+    var done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+  document.addEventListener("click", function (event) {
+    var button = event.target.closest("button[data-copy]");
+    if (!button) { return; }
+    var text = button.dataset.copy;
+    var old = function () { say(button, copyOld(text) ? "copied" : "select and copy"); };
+    if (navigator.clipboard && window.isSecureContext) {
+      navigator.clipboard.writeText(text).then(function () { say(button, "copied"); }, old);
+    } else { old(); }
+  });
+})();
+"""

@@ -1,0 +1,91 @@
+"""How the search went: losses by origin, the best so far, and the hypervolume."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from autocompress.report.data import RunData
+from autocompress.report.drawing import (
+    ACCENT,
+    FAINT,
+    GOOD,
+    SERIES,
+    blank,
+    hover,
+    safe,
+)
+from autocompress.report.units import latency_text, number, plain_text, seconds_text, size_text
+
+_ORIGINS = SERIES[:2] + SERIES[3:8]
+
+
+def progress_figure(run: RunData) -> go.Figure | None:
+    """Loss of every evaluation: filled within the limits, hollow beyond; the line is the best."""
+    rows = [row for row in run.history if (number(row.get("loss")) or 0) > 0]
+    if not rows:
+        return None
+    figure = blank(height=380)
+    origins = list(dict.fromkeys(str(row.get("origin") or "search") for row in rows))
+    groups = [("beyond the limits", FAINT, "circle-open", [r for r in rows if not _fits(r)])]
+    for index, origin in enumerate(origins):
+        mine = [r for r in rows if _fits(r) and str(r.get("origin") or "search") == origin]
+        groups.append((safe(origin), _ORIGINS[index % len(_ORIGINS)], "circle", mine))
+    for name, colour, symbol, shown in groups:
+        if not shown:
+            continue
+        figure.add_scatter(
+            x=[row.get("evaluation") for row in shown],
+            y=[row["loss"] for row in shown],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol, "size": 7},
+            hovertext=[
+                hover(
+                    [
+                        f"evaluation {plain_text(row.get('evaluation'))}, "
+                        f"{safe(row.get('origin') or '')}",
+                        f"loss {plain_text(row['loss'], 3)}, {size_text(row.get('size_bytes'))}, "
+                        f"{latency_text(row.get('latency_ms'))}",
+                        f"after {seconds_text(row.get('seconds'))}",
+                    ]
+                )
+                for row in shown
+            ],
+            hoverinfo="text",
+        )
+    best = [row for row in rows if (number(row.get("best_loss")) or 0) > 0]
+    if best:
+        figure.add_scatter(
+            x=[row.get("evaluation") for row in best],
+            y=[row["best_loss"] for row in best],
+            mode="lines",
+            name="best so far",
+            line={"color": GOOD, "width": 2.5, "shape": "hv"},
+            hovertemplate="best %{y:.3g}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="evaluation")
+    figure.update_yaxes(title_text="loss (KL)", type="log", exponentformat="power")
+    return figure
+
+
+def hypervolume_figure(run: RunData) -> go.Figure | None:
+    """Volume that the front dominates, over the evaluations: flat means that nothing new comes."""
+    rows = [row for row in run.history if number(row.get("hypervolume")) is not None]
+    if not rows:
+        return None
+    figure = blank(height=380)
+    figure.add_scatter(
+        x=[row.get("evaluation") for row in rows],
+        y=[row["hypervolume"] for row in rows],
+        mode="lines",
+        line={"color": ACCENT, "width": 2.5, "shape": "hv"},
+        showlegend=False,
+        hovertemplate="evaluation %{x}: %{y:.4g}<extra></extra>",
+    )
+    figure.update_xaxes(title_text="evaluation")
+    figure.update_yaxes(title_text="hypervolume, higher is better", rangemode="tozero")
+    return figure
+
+
+def _fits(row: object) -> bool:
+    return bool(row.get("feasible", True)) if isinstance(row, dict) else False
