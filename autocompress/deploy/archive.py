@@ -1,0 +1,226 @@
+"""A compressed model as one packed file (`model.acz`): weights coded bit for bit, no pickle.
+
+    "ACZ" and a version byte | base: metadata, untreated tensors | one record a layer | CRC-32
+
+Numbers in front of variable parts are LEB128, all values little-endian.  A layer's record depends
+on that layer alone, so that the file's size is `base_bytes` plus a sum of `layer_bytes`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from autocompress.compression.bits import Reader
+from autocompress.compression.treated import Treated, build_module
+from autocompress.deploy.records import pack_base, pack_layer, read_base, read_layer
+from autocompress.errors import ArchiveError, StorageError
+from autocompress.model.layer import matrix_shape
+
+_MAGIC, _VERSION = b"ACZ", 1
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What an archive holds.
+
+    Args:
+        treated: Stored layers by name.
+        options: Option id of each of them.
+        rest: Every other tensor of the model's state.
+        metadata: Where it comes from.
+    """
+
+    treated: Mapping[str, Treated]
+    options: Mapping[str, str]
+    rest: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def write_archive(
+    path: Path | str,
+    treated: Mapping[str, Treated],
+    options: Mapping[str, str],
+    rest: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+) -> int:
+    """Writes the whole file or nothing.
+
+    Args:
+        path: File to write; an existing one is replaced.
+        treated: Stored layers by name.
+        options: Option id of each of them.
+        rest: Every other tensor of the model's state, by its key.
+        metadata: A few short strings.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        StorageError: If the file cannot be written, such as on a full disk.
+        ValueError: If the parts do not belong together or hold what an archive cannot store.
+    """
+    data = _archive(treated, options, rest, metadata)
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return len(data)
+
+
+def archive_bytes(
+    treated: Mapping[str, Treated],
+    options: Mapping[str, str],
+    rest: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+) -> int:
+    """Size of the file that `write_archive` would write."""
+    return len(_archive(treated, options, rest, metadata))
+
+
+def base_bytes(rest: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Size of an archive without treated layers."""
+    return len(_archive({}, {}, rest, metadata))
+
+
+def layer_bytes(name: str, option_id: str, treated: Treated) -> int:
+    """What one layer adds to the size of an archive, exactly."""
+    return len(pack_layer(name, option_id, treated))
+
+
+def read_archive(path: Path | str) -> Archive:
+    """Reads and checks a whole archive.
+
+    Raises:
+        StorageError: If the file cannot be read.
+        ArchiveError: If it is no archive, of another version, truncated or damaged.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        return _parse(data)
+    except ArchiveError as error:
+        raise ArchiveError(f"{path}: {error}") from error
+
+
+def load_archive(path: Path | str, model: nn.Module) -> nn.Module:
+    """A copy of the model with the archive's weights.
+
+    Args:
+        path: An archive of this model.
+        model: The dense model that was compressed, with any weights; it is not changed.
+
+    Raises:
+        StorageError: If the file cannot be read.
+        ArchiveError: If it is no sound archive, or belongs to another model: the message names
+            the first layer or tensor that does not fit.
+    """
+    archive = read_archive(path)
+    try:
+        return _restore(archive, copy.deepcopy(model))
+    except ArchiveError as error:
+        raise ArchiveError(f"{path}: {error}") from error
+
+
+def _archive(
+    treated: Mapping[str, Treated],
+    options: Mapping[str, str],
+    rest: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+) -> bytes:
+    if treated.keys() != options.keys():
+        raise ValueError(f"archive: layers {sorted(treated)} but options for {sorted(options)}")
+    for key in rest:
+        if key.rpartition(".")[0] in treated:
+            raise ValueError(f"archive: {key} belongs to a treated layer and is also in rest")
+    layers = (pack_layer(name, options[name], layer) for name, layer in treated.items())
+    body = b"".join([_MAGIC, bytes([_VERSION]), pack_base(rest, metadata), *layers])
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _parse(data: bytes) -> Archive:
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ArchiveError("not an archive: it does not begin with 'ACZ'")
+    if len(data) < len(_MAGIC) + 5:
+        raise ArchiveError("truncated: shorter than any archive")
+    if data[len(_MAGIC)] != _VERSION:
+        raise ArchiveError(f"version {data[len(_MAGIC)]}: this program reads version {_VERSION}")
+    body, check = data[:-4], int.from_bytes(data[-4:], "little")
+    if zlib.crc32(body) != check:
+        raise ArchiveError("damaged or truncated: the checksum does not match")
+    reader = Reader(body)
+    reader.take(len(_MAGIC) + 1)
+    metadata, rest = read_base(reader)
+    treated: dict[str, Treated] = {}
+    options: dict[str, str] = {}
+    while reader.left:
+        name, option = reader.text(), reader.text()
+        if name in treated:
+            raise ArchiveError(f"damaged: layer {name!r} occurs twice")
+        try:
+            treated[name], options[name] = read_layer(reader), option
+        except ArchiveError as error:
+            raise ArchiveError(f"layer {name!r}: {error}") from error
+    return Archive(treated, options, rest, metadata)
+
+
+def _restore(archive: Archive, model: nn.Module) -> nn.Module:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, treated in archive.treated.items():
+        if name not in modules:
+            raise ArchiveError(f"layer {name!r} is not in the model")
+        _check_layer(name, modules[name], treated)
+    _check_rest(archive, model)
+    model.load_state_dict(dict(archive.rest), strict=False)
+    for name, treated in archive.treated.items():
+        if not name:
+            return build_module(model, treated)
+        model.set_submodule(name, build_module(modules[name], treated))
+    return model
+
+
+def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        raise ArchiveError(f"layer {name!r} is a {type(module).__name__}, not Linear or Conv2d")
+    rows, columns = matrix_shape(tuple(module.weight.shape))
+    stored = treated.weights[-1].codes.shape[0], treated.weights[0].codes.shape[1]
+    if stored != (rows, columns):
+        raise ArchiveError(f"layer {name!r} is {stored} in the archive, {(rows, columns)} here")
+    if isinstance(module, nn.Conv2d) and module.groups != 1:
+        raise ArchiveError(f"layer {name!r} has {module.groups} groups here; it was stored with 1")
+
+
+def _check_rest(archive: Archive, model: nn.Module) -> None:
+    """Untreated tensors are the same in the archive and in the model."""
+    state = model.state_dict()
+    for key, here in state.items():
+        if key.rpartition(".")[0] in archive.treated:
+            continue
+        if key not in archive.rest:
+            raise ArchiveError(f"{key!r} of the model is not in the archive")
+        there = archive.rest[key]
+        if here.shape != there.shape or here.dtype != there.dtype:
+            raise ArchiveError(
+                f"{key!r} is {there.dtype} {tuple(there.shape)} in the archive, "
+                f"{here.dtype} {tuple(here.shape)} in the model"
+            )
+    for key in archive.rest:
+        if key not in state or key.rpartition(".")[0] in archive.treated:
+            raise ArchiveError(f"{key!r} of the archive is not in the model")

@@ -1,0 +1,174 @@
+"""Parts of a packed archive as bytes and back: the untreated tensors, and a layer's record.
+
+Nothing is allocated before its size was checked against the bytes that are there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocompress.compression import bits, coding
+from autocompress.compression.bits import Reader
+from autocompress.compression.treated import Grid, StoredTensor, Treated
+from autocompress.errors import ArchiveError
+
+_DTYPES = {
+    "f4": torch.float32,
+    "f2": torch.float16,
+    "bf": torch.bfloat16,
+    "f8": torch.float64,
+    "i1": torch.int8,
+    "i2": torch.int16,
+    "i4": torch.int32,
+    "i8": torch.int64,
+    "u1": torch.uint8,
+    "b1": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_BIAS = (None, torch.float16, torch.float32)
+_GRID = struct.Struct("<fB")
+
+
+def pack_base(rest: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """An index in JSON, deflated where that is smaller; then the tensors, one block for a type.
+
+    The names of batch norms repeat each other and one deflated index shrinks them tenfold.
+    """
+    index: dict[str, list[str | int]] = {}
+    raw: dict[str, bytearray] = {}
+    for key, tensor in rest.items():
+        if tensor.dtype not in _NAMES:
+            raise ValueError(f"archive: {key} is {tensor.dtype}; allowed are {', '.join(_DTYPES)}")
+        dtype = _NAMES[tensor.dtype]
+        index[key] = [dtype, *tensor.shape]
+        raw.setdefault(dtype, bytearray()).extend(_raw(tensor))
+    if not all(isinstance(part, str) for pair in metadata.items() for part in pair):
+        raise ValueError(f"archive: metadata must map strings to strings, not {dict(metadata)}")
+    text = json.dumps([dict(metadata), index], separators=(",", ":"), ensure_ascii=False).encode()
+    small = zlib.compress(text, 9)
+    head = bits.integer(len(text)) + bits.block(small if len(small) < len(text) else text)
+    blocks = (bits.squeeze(bytes(data), _DTYPES[dtype].itemsize) for dtype, data in raw.items())
+    return head + b"".join(map(bits.block, blocks))
+
+
+def read_base(reader: Reader) -> tuple[dict[str, str], dict[str, Tensor]]:
+    size, text = reader.integer(), reader.block()
+    if size != len(text):
+        text = bits.inflate(text, size)
+    metadata, index = _read_index(text)
+    totals: dict[str, int] = {}
+    for dtype, *shape in index.values():
+        totals[dtype] = totals.get(dtype, 0) + math.prod(shape) * _DTYPES[dtype].itemsize
+    readers = {}
+    for dtype, total in totals.items():
+        readers[dtype] = Reader(bits.unsqueeze(reader.block(), total, _DTYPES[dtype].itemsize))
+    rest = {}
+    for key, (dtype, *shape) in index.items():
+        raw = readers[dtype].take(math.prod(shape) * _DTYPES[dtype].itemsize)
+        rest[key] = _tensor(raw, _DTYPES[dtype], shape)
+    return metadata, rest
+
+
+def _read_index(text: bytes) -> tuple[dict[str, str], dict[str, Any]]:
+    """Metadata and `key: [type, *shape]`, every type known and every size a whole number."""
+    try:
+        metadata, index = json.loads(text, object_pairs_hook=_unique)
+        valid = all(isinstance(value, str) for value in metadata.values()) and all(
+            entry[0] in _DTYPES and _is_shape(entry[1:]) for entry in index.values()
+        )
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ArchiveError(f"damaged: index of the tensors: {error}") from error
+    if not valid:
+        raise ArchiveError("damaged: index of the tensors: a type or shape that cannot be")
+    return metadata, index
+
+
+def _is_shape(sizes: list[Any]) -> bool:
+    """Whether torch can hold it: strides count even beside an empty dimension."""
+    whole = all(type(size) is int and 0 <= size < 2**48 for size in sizes)
+    return whole and len(sizes) <= 32 and math.prod(max(1, size) for size in sizes) < 2**48
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def pack_layer(name: str, option_id: str, treated: Treated) -> bytes:
+    """Names, a byte of flags, shape, stored tensors, bias, grids."""
+    weights, bias, grids = treated.weights, treated.bias, treated.grids
+    if len(weights) not in (1, 2) or len(grids) not in (0, len(weights) + 1):
+        raise ValueError(f"{name}: {len(weights)} weights with {len(grids)} grids")
+    rows, columns = weights[0].codes.shape
+    shape = [rows, columns] + [weight.codes.shape[0] for weight in weights[1:]]
+    if len(weights) == 2 and weights[1].codes.shape[1] != rows:
+        raise ValueError(f"{name}: factors {(rows, columns)}, {tuple(weights[1].codes.shape)}")
+    kind = None if bias is None else bias.dtype
+    if kind not in _BIAS or (bias is not None and bias.shape != weights[-1].codes.shape[:1]):
+        raise ValueError(f"{name}: bias must be float16 or float32, one for each output")
+    flags = len(weights) - 1 | _BIAS.index(kind) << 1 | bool(grids) << 3
+    for index, grid in enumerate(grids):
+        flags |= (grid is not None) << (4 + index)
+    parts = [bits.block(name.encode()), bits.block(option_id.encode()), bytes([flags])]
+    parts += [bits.integer(size) for size in shape]
+    parts += [bits.block(coding.encode(weight)) for weight in weights]
+    parts += [_raw(bias)] if bias is not None else []
+    return b"".join(parts + [_pack_grid(name, grid) for grid in grids if grid])
+
+
+def read_layer(reader: Reader) -> Treated:
+    flags = reader.byte()
+    count, kind = 1 + (flags & 1), flags >> 1 & 3
+    if kind >= len(_BIAS) or flags >> 4 >= 2 ** (count + 1 if flags & 8 else 0):
+        raise ArchiveError(f"damaged: layer flags {flags} are unknown")
+    rows, columns = reader.integer(), reader.integer()
+    shapes = [(rows, columns)] + [(reader.integer(), rows) for _ in range(count - 1)]
+    weights: list[StoredTensor] = []
+    for shape in shapes:
+        weights.append(coding.decode(reader.block(), shape))
+    dtype, outputs = _BIAS[kind], shapes[-1][0]
+    bias = None
+    if dtype is not None:
+        bias = _tensor(reader.take(outputs * dtype.itemsize), dtype, [outputs])
+    grids: tuple[Grid | None, ...] = ()
+    if flags & 8:
+        present = [bool(flags >> (4 + index) & 1) for index in range(count + 1)]
+        grids = tuple(_read_grid(reader) if here else None for here in present)
+    return Treated(tuple(weights), bias, grids)
+
+
+def _pack_grid(name: str, grid: Grid) -> bytes:
+    packed = _GRID.pack(grid.scale, grid.zero_point)
+    if _GRID.unpack(packed)[0] != grid.scale:
+        raise ValueError(f"{name}: the scale {grid.scale} of a grid is no float32")
+    return packed
+
+
+def _read_grid(reader: Reader) -> Grid:
+    scale, zero_point = _GRID.unpack(reader.take(_GRID.size))
+    if not (math.isfinite(scale) and scale > 0):
+        raise ArchiveError(f"damaged: a grid of scale {scale}")
+    return Grid(scale, zero_point)
+
+
+def _raw(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _tensor(raw: bytes, dtype: torch.dtype, shape: list[int]) -> Tensor:
+    if dtype is torch.bool and raw.translate(None, b"\0\1"):
+        raise ArchiveError("damaged: a truth value is neither 0 nor 1")
+    if not raw:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
