@@ -1,0 +1,330 @@
+"""Exact allocation under several limits and conversion edges as an integer programme (HiGHS)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.sparse import csr_array
+
+from autocompress.errors import InfeasibleError
+from autocompress.search.problem import (
+    LOSS,
+    Candidate,
+    Edge,
+    Floats,
+    Problem,
+    Tables,
+    excess,
+    slack,
+)
+
+GAP = 1e-6
+MOST_NODES = 1_000_000
+_FEASIBILITY = 1e-6  # HiGHS keeps a row only up to this much of its right-hand side
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """Columns: one binary per unit and option, then one share per direction of an edge."""
+
+    columns: int
+    starts: Floats
+    choice: csr_array
+    links: csr_array | None
+    links_upper: Floats
+    upper: Floats
+    rows: Mapping[str, Floats]
+    constants: Mapping[str, float]
+
+
+def solve_integer(
+    problem: Problem,
+    loss: Tables,
+    limits: Mapping[str, float],
+    minimise: str = LOSS,
+    exclude: Sequence[Candidate] = (),
+    gap: float = GAP,
+    nodes: int | None = None,
+) -> Candidate:
+    """The candidate with the smallest additive loss (or cost) within all limits.
+
+    Args:
+        problem: Costs, labels and menus; its own limits are not read.
+        loss: For each unit the loss `(options,)`; infinite forbids the option.
+        limits: Largest allowed value by name of a resource, or `loss` for the sum of `loss`.
+        minimise: `loss` or the name of a resource.
+        exclude: Candidates that must not come back (cuts; gives the k best one after another).
+        gap: Relative distance from the optimum at which the solver may stop.
+        nodes: Most nodes of the search tree; bounds the time, the result is then the best so far.
+
+    Raises:
+        InfeasibleError: If nothing meets the limits; names the limit or the smallest set of limits
+            that cannot be met together and how close one can get.
+    """
+    model = _build(problem, loss)
+    found = _run(problem, model, loss, limits, model.rows[minimise], exclude, gap, nodes)
+    if found is None:
+        raise _explain(problem, model, loss, limits, exclude)
+    return found
+
+
+def closest(problem: Problem, loss: Tables, limits: Mapping[str, float]) -> Candidate:
+    """The candidate with the smallest sum of relative excesses over the limits."""
+    model = _build(problem, loss)
+    names = [name for name, limit in limits.items() if np.isfinite(limit)]
+    wide = model.columns + len(names)
+    rows, upper = [], []
+    for index, name in enumerate(names):
+        scale = max(abs(limits[name]), 1e-12)
+        row = np.zeros(wide)
+        row[: model.columns] = model.rows[name] / scale
+        row[model.columns + index] = -1.0
+        rows.append(row)
+        upper.append((limits[name] - model.constants[name]) / scale)
+    tie = np.zeros(wide)
+    tie[model.columns :] = 1.0
+    span = np.ptp(model.rows[LOSS]) or 1.0
+    tie[: model.columns] = 1e-6 * model.rows[LOSS] / span
+    found = _call(model, tie, np.array(rows), np.array(upper), GAP, None, extra=len(names))
+    assert found is not None, "every candidate has some finite excess"
+    return _read(problem, model, found)
+
+
+def reachable(
+    problem: Problem, loss: Tables, name: str, limits: Mapping[str, float] | None = None
+) -> float:
+    """Smallest value of a resource (or `loss`) under other limits.
+
+    Raises:
+        InfeasibleError: If the other limits cannot be met.
+    """
+    found = solve_integer(problem, loss, limits or {}, minimise=name)
+    return _value(problem, loss, name, found)
+
+
+def _value(problem: Problem, loss: Tables, name: str, candidate: Candidate) -> float:
+    if name == LOSS:
+        return float(sum(values[k] for values, k in zip(loss, candidate, strict=True)))
+    return problem.cost(name, candidate)
+
+
+def _build(problem: Problem, loss: Tables) -> _Model:
+    sizes = np.array(problem.sizes)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    binaries = int(starts[-1])
+    directions: dict[tuple[int, int], int] = {}
+    for name in problem.resources:
+        for edge in problem.edges(name):
+            for ends, _ in _directions(edge):
+                directions.setdefault(ends, binaries + len(directions))
+    columns = binaries + len(directions)
+    allowed = np.concatenate([np.isfinite(values) for values in loss])
+    rows = {LOSS: np.zeros(columns)}
+    rows[LOSS][:binaries] = np.where(allowed, np.concatenate(list(loss)), 0.0)
+    constants = {LOSS: 0.0}
+    for name, resource in problem.resources.items():
+        rows[name] = np.zeros(columns)
+        rows[name][:binaries] = np.concatenate(problem.unit_costs(name))
+        constants[name] = resource.constant
+        for edge in problem.edges(name):
+            for ends, cost in _directions(edge):
+                rows[name][directions[ends]] += cost
+    choice = csr_array(
+        (np.ones(binaries), (np.repeat(np.arange(len(sizes)), sizes), np.arange(binaries))),
+        shape=(len(sizes), columns),
+    )
+    links, links_upper = _links(problem, starts, directions, columns)
+    upper = np.ones(columns)
+    upper[:binaries][~allowed] = 0.0
+    return _Model(columns, starts, choice, links, links_upper, upper, rows, constants)
+
+
+def _directions(edge: Edge) -> tuple[tuple[tuple[int, int], float], ...]:
+    """The `(float unit, int8 unit)` pairs that an edge charges, with their costs.
+
+    Up from tail to head and down from head to tail are the same event, so they share a column.
+    """
+    assert edge.tail is not None
+    assert edge.head is not None
+    pairs = (((edge.tail, edge.head), edge.up), ((edge.head, edge.tail), edge.down))
+    return tuple(pair for pair in pairs if pair[1])
+
+
+def _links(
+    problem: Problem, starts: Floats, directions: Mapping[tuple[int, int], int], columns: int
+) -> tuple[csr_array | None, Floats]:
+    """Rows that make a share tell `low float, high int8`, whatever the sign of its cost."""
+    if not directions:
+        return None, np.zeros(0)
+    rows, upper = [], []
+    for (low, high), column in directions.items():
+        row_low, row_high = np.zeros(columns), np.zeros(columns)
+        row_low[int(starts[low]) : int(starts[low + 1])] = problem.label(low)
+        row_high[int(starts[high]) : int(starts[high + 1])] = problem.label(high)
+        share = np.zeros(columns)
+        share[column] = 1.0
+        # share >= high - low, share <= high, share <= 1 - low: exact for labels 0 and 1.
+        rows += [row_high - row_low - share, share - row_high, share + row_low]
+        upper += [0.0, 0.0, 1.0]
+    return csr_array(np.array(rows)), np.array(upper)
+
+
+def _run(
+    problem: Problem,
+    model: _Model,
+    loss: Tables,
+    limits: Mapping[str, float],
+    objective: Floats,
+    exclude: Sequence[Candidate],
+    gap: float,
+    nodes: int | None,
+) -> Candidate | None:
+    finite = {name: limit for name, limit in limits.items() if np.isfinite(limit)}
+    scales = {
+        name: max(abs(limit - model.constants[name]), 1e-300) for name, limit in finite.items()
+    }
+    rows = [model.rows[name] / scales[name] for name in finite]
+    upper = [
+        (slack(limit) - model.constants[name]) / scales[name] for name, limit in finite.items()
+    ]
+    for candidate in exclude:
+        row = np.zeros(model.columns)
+        row[model.starts[:-1].astype(int) + np.array(candidate)] = 1.0
+        rows.append(row)
+        upper.append(len(candidate) - 1.0)
+    scaled = _scaled(model, objective, rows, upper)
+    if scaled is None:
+        return None
+    matrix = np.array(rows).reshape(len(rows), model.columns)
+    for tightening in (0.0, 4 * _FEASIBILITY):
+        room = np.array(upper)
+        room[: len(finite)] -= tightening
+        found = _call(model, scaled, matrix, room, gap, nodes)
+        if found is None:
+            return None
+        candidate = _read(problem, model, found)
+        kept = all(
+            _value(problem, loss, name, candidate) <= slack(limit)
+            for name, limit in finite.items()
+        )
+        if kept:
+            return candidate
+    return None
+
+
+def _scaled(
+    model: _Model, objective: Floats, rows: Sequence[Floats], upper: Sequence[float]
+) -> Floats | None:
+    """The objective in thousandths of its linear relaxation; None when that is infeasible.
+
+    HiGHS stops at an absolute gap of 1e-6, which would hide the differences of small losses.
+    """
+    blocks = [np.array(rows)] if rows else []
+    blocks += [model.links.toarray()] if model.links is not None else []
+    relaxed = linprog(
+        objective,
+        A_ub=np.vstack(blocks) if blocks else None,
+        b_ub=np.append(upper, model.links_upper) if blocks else None,
+        A_eq=model.choice.toarray(),
+        b_eq=np.ones(len(model.starts) - 1),
+        bounds=[(0.0, float(top)) for top in model.upper],
+        method="highs",
+    )
+    if relaxed.status == 2:
+        return None
+    largest = float(np.abs(objective).max())
+    value = largest if relaxed.fun is None else abs(float(relaxed.fun))
+    return objective / max(value * 1e-3, largest * 1e-9, 1e-300)
+
+
+def _call(
+    model: _Model,
+    objective: Floats,
+    rows: Floats,
+    upper: Floats,
+    gap: float,
+    nodes: int | None,
+    extra: int = 0,
+) -> Floats | None:
+    columns = model.columns + extra
+    constraints = [LinearConstraint(_widen(model.choice, extra), 1.0, 1.0)]
+    if model.links is not None:
+        constraints.append(
+            LinearConstraint(_widen(model.links, extra), -np.inf, model.links_upper)
+        )
+    if len(rows):
+        constraints.append(LinearConstraint(rows, -np.inf, upper))
+    integrality = np.zeros(columns, dtype=np.int64)
+    integrality[: int(model.starts[-1])] = 1
+    top = np.concatenate([model.upper, np.full(extra, np.inf)])
+    result = milp(
+        objective,
+        integrality=integrality,
+        bounds=Bounds(0.0, top),
+        constraints=constraints,
+        options={"mip_rel_gap": gap, "node_limit": MOST_NODES if nodes is None else nodes},
+    )
+    return None if result.x is None else np.asarray(result.x)
+
+
+def _widen(matrix: csr_array, extra: int) -> csr_array:
+    return csr_array(
+        (matrix.data, matrix.indices, matrix.indptr),
+        shape=(matrix.shape[0], matrix.shape[1] + extra),
+    )
+
+
+def _read(problem: Problem, model: _Model, values: Floats) -> Candidate:
+    starts = model.starts.astype(int)
+    pairs = itertools.pairwise(starts)
+    return tuple(int(np.argmax(values[start:stop])) for start, stop in pairs)
+
+
+def _explain(
+    problem: Problem,
+    model: _Model,
+    loss: Tables,
+    limits: Mapping[str, float],
+    exclude: Sequence[Candidate],
+) -> InfeasibleError:
+    """Finds a smallest set of limits that cannot be met together and how close one can get."""
+
+    def best(name: str, others: Mapping[str, float]) -> float:
+        found = _run(problem, model, loss, others, model.rows[name], (), GAP, None)
+        return np.inf if found is None else _value(problem, loss, name, found)
+
+    finite = {name: limit for name, limit in limits.items() if np.isfinite(limit)}
+    alone = {name: best(name, {}) for name in finite}
+    broken = {name: value for name, value in alone.items() if value > slack(finite[name])}
+    if broken:
+        binding = max(broken, key=lambda name: excess(broken[name], finite[name]))
+        parts = [
+            f"{name} <= {finite[name]:.6g} cannot be met: the smallest reachable is {value:.6g}"
+            for name, value in broken.items()
+        ]
+        return InfeasibleError("; ".join(parts), binding)
+    together = dict(finite)
+    for name in list(finite):  # deletion filter: what is left is irreducible
+        rest = {other: limit for other, limit in together.items() if other != name}
+        if rest and _run(problem, model, loss, rest, model.rows[LOSS], (), GAP, None) is None:
+            together = rest
+    if _run(problem, model, loss, together, model.rows[LOSS], (), GAP, None) is not None:
+        return InfeasibleError(
+            f"all candidates within the limits are excluded ({len(exclude)} of them)",
+            ", ".join(finite),
+        )
+    reach = {
+        name: best(name, {other: together[other] for other in together if other != name})
+        for name in together
+    }
+    binding = max(reach, key=lambda name: excess(reach[name], finite[name]))
+    listed = " and ".join(f"{name} <= {together[name]:.6g}" for name in together)
+    closest_values = "; ".join(
+        f"with the other limits kept the smallest reachable {name} is {value:.6g}"
+        for name, value in reach.items()
+    )
+    return InfeasibleError(f"{listed} cannot be met together: {closest_values}", binding)

@@ -1,0 +1,262 @@
+"""The allocation problem in numbers: menus of options, loss tables, costs and limits.
+
+A candidate is one option index per unit.  Costs are additive over units, plus edges that charge
+the conversion between a float and an int8 neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.errors import ConfigError, DataError
+
+Candidate: TypeAlias = tuple[int, ...]
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Tables: TypeAlias = Sequence[Floats]
+
+LOSS = "loss"
+TOLERANCE = 1e-9  # relative, for sums of floats that meet a limit exactly
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A conversion between two neighbours; `None` is the outside of the model, which is float.
+
+    Args:
+        tail: Index of the unit that gives the tensor, or None.
+        head: Index of the unit that reads it, or None.
+        up: Cost when the tail has label 0 (float) and the head label 1 (int8).
+        down: Cost when the tail has label 1 and the head label 0.
+    """
+
+    tail: int | None
+    head: int | None
+    up: float
+    down: float
+
+
+@dataclass(frozen=True, eq=False)
+class Resource:
+    """A cost of the whole model, such as `size_bytes` or `latency_ms`; less is better.
+
+    Args:
+        constant: What every candidate pays.
+        units: For each unit the cost `(options,)` of its options.
+        edges: Conversions between neighbours.
+    """
+
+    constant: float
+    units: tuple[Floats, ...]
+    edges: tuple[Edge, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What to choose from, what it costs, and what is allowed.
+
+    Args:
+        units: Names of the units.
+        losses: Named additive loss tables, each with one array `(options,)` per unit.  An infinite
+            entry forbids the option.
+        resources: Named costs.
+        labels: For each unit the label `(options,)`: 0 float, 1 int8.  Empty means all 0.
+        limits: Largest allowed value by name of a resource, or `loss`.
+        minimise: What is made small: `loss` or the name of a resource.
+
+    Raises:
+        DataError: If a table has the wrong shape or holds values that are not allowed.
+        ConfigError: If a limit or `minimise` names nothing.
+    """
+
+    units: tuple[str, ...]
+    losses: Mapping[str, tuple[Floats, ...]]
+    resources: Mapping[str, Resource] = field(default_factory=dict)
+    labels: tuple[Integers, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    minimise: str = LOSS
+
+    def __post_init__(self) -> None:
+        if not self.units or not self.losses:
+            raise DataError("Problem: needs at least one unit and one loss table")
+        first = next(iter(self.losses.values()))
+        sizes = [len(values) for values in first]
+        for name, table in self.losses.items():
+            self._check_table(f"loss table {name!r}", table, sizes)
+            if any(np.isnan(values).any() or (values == -np.inf).any() for values in table):
+                raise DataError(f"loss table {name!r}: holds NaN or -inf")
+        for unit, allowed in zip(self.units, self.allowed, strict=True):
+            if not allowed.any():
+                raise DataError(f"unit {unit!r}: every option has an infinite loss")
+        if self.labels:
+            self._check_table("labels", self.labels, sizes)
+            if not all(np.isin(values, (0, 1)).all() for values in self.labels):
+                raise DataError("labels: must be 0 (float) or 1 (int8)")
+        for name, resource in self.resources.items():
+            self._check_resource(name, resource, sizes)
+        known = (LOSS, *self.resources)
+        for name, limit in self.limits.items():
+            if name not in known:
+                raise ConfigError(f"limit {name!r}: allowed are {', '.join(known)}")
+            if math.isnan(limit):
+                raise ConfigError(f"limit {name!r}: is NaN")
+        if self.minimise not in known:
+            raise ConfigError(f"minimise={self.minimise!r}: allowed are {', '.join(known)}")
+
+    def _check_table(
+        self, what: str, table: Sequence[NDArray[np.generic]], sizes: list[int]
+    ) -> None:
+        if len(table) != len(self.units):
+            raise DataError(f"{what}: {len(table)} arrays for {len(self.units)} units")
+        for unit, values, size in zip(self.units, table, sizes, strict=True):
+            if values.shape != (size,) or not size:
+                raise DataError(
+                    f"{what}, unit {unit!r}: shape {values.shape}, expected ({size},), not empty"
+                )
+
+    def _check_resource(self, name: str, resource: Resource, sizes: list[int]) -> None:
+        if name == LOSS:
+            raise ConfigError(f"resource {name!r}: the name is taken by the loss")
+        self._check_table(f"resource {name!r}", resource.units, sizes)
+        edges = [cost for edge in resource.edges for cost in (edge.up, edge.down)]
+        values = np.concatenate([*resource.units, [resource.constant, *edges]])
+        if not np.isfinite(values).all():
+            raise DataError(f"resource {name!r}: holds NaN or infinity")
+        for edge in resource.edges:
+            for end in (edge.tail, edge.head):
+                if end is not None and not 0 <= end < len(self.units):
+                    raise DataError(f"resource {name!r}, {edge}: there is no unit {end}")
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of options of each unit."""
+        return tuple(len(values) for values in next(iter(self.losses.values())))
+
+    @cached_property
+    def allowed(self) -> tuple[NDArray[np.bool_], ...]:
+        """For each unit which options `(options,)` have a finite loss in every table."""
+        tables = list(self.losses.values())
+        return tuple(
+            np.logical_and.reduce([np.isfinite(values) for values in unit])
+            for unit in zip(*tables, strict=True)
+        )
+
+    @cached_property
+    def space_size(self) -> int:
+        """Number of candidates made of allowed options."""
+        return math.prod(int(allowed.sum()) for allowed in self.allowed)
+
+    def label(self, unit: int) -> Integers:
+        """Labels `(options,)` of a unit."""
+        return self.labels[unit] if self.labels else np.zeros(self.sizes[unit], dtype=np.int64)
+
+    @cached_property
+    def _folded(self) -> dict[str, tuple[tuple[Floats, ...], tuple[Edge, ...]]]:
+        return {name: self._fold(resource) for name, resource in self.resources.items()}
+
+    def _fold(self, resource: Resource) -> tuple[tuple[Floats, ...], tuple[Edge, ...]]:
+        units = [values.astype(np.float64) for values in resource.units]
+        edges: dict[tuple[int, int], tuple[float, float]] = {}
+        for edge in resource.edges:
+            if edge.tail is None and edge.head is not None:
+                units[edge.head] = units[edge.head] + edge.up * self.label(edge.head)
+            elif edge.head is None and edge.tail is not None:
+                units[edge.tail] = units[edge.tail] + edge.down * self.label(edge.tail)
+            elif edge.tail is not None and edge.head is not None and edge.tail != edge.head:
+                up, down = edges.get((edge.tail, edge.head), (0.0, 0.0))
+                edges[edge.tail, edge.head] = (up + edge.up, down + edge.down)
+        ends_differ = {
+            ends: costs for ends, costs in edges.items() if any(costs) and self._may_differ(*ends)
+        }
+        return tuple(units), tuple(Edge(*ends, *costs) for ends, costs in ends_differ.items())
+
+    def _may_differ(self, tail: int, head: int) -> bool:
+        return len(np.unique(np.concatenate([self.label(tail), self.label(head)]))) > 1
+
+    def unit_costs(self, name: str) -> tuple[Floats, ...]:
+        """Cost `(options,)` per unit; conversions to and from the outside are counted here."""
+        return self._folded[name][0]
+
+    def edges(self, name: str) -> tuple[Edge, ...]:
+        """Conversions between two different units, at most one edge for each ordered pair."""
+        return self._folded[name][1]
+
+    def costs(self, name: str, candidates: Integers) -> Floats:
+        """Costs `(n,)` of candidates `(n, units)`."""
+        units, edges = self._folded[name]
+        total = np.full(len(candidates), self.resources[name].constant, dtype=np.float64)
+        for unit, values in enumerate(units):
+            total += values[candidates[:, unit]]
+        for edge in edges:
+            assert edge.tail is not None
+            assert edge.head is not None
+            tail = self.label(edge.tail)[candidates[:, edge.tail]]
+            head = self.label(edge.head)[candidates[:, edge.head]]
+            total += edge.up * (head > tail) + edge.down * (tail > head)
+        return total
+
+    def cost(self, name: str, candidate: Candidate) -> float:
+        """Cost of one candidate, in the unit of the resource."""
+        return float(self.costs(name, np.asarray([candidate], dtype=np.int64))[0])
+
+    def resource_costs(self, candidate: Candidate) -> dict[str, float]:
+        """Every cost of one candidate by name."""
+        return {name: self.cost(name, candidate) for name in self.resources}
+
+    def feasible(
+        self, candidates: Integers, limits: Mapping[str, float] | None = None
+    ) -> NDArray[np.bool_]:
+        """Which `(n,)` of the candidates `(n, units)` are allowed and keep the resource limits.
+
+        A limit on the loss is left out: only a measurement can tell.
+        """
+        fine = np.ones(len(candidates), dtype=np.bool_)
+        for unit, allowed in enumerate(self.allowed):
+            fine &= allowed[candidates[:, unit]]
+        for name, limit in (self.limits if limits is None else limits).items():
+            if name != LOSS:
+                fine &= self.costs(name, candidates) <= slack(limit)
+        return fine
+
+    def satisfies(self, candidate: Candidate, loss: float | None = None) -> bool:
+        """Whether a candidate keeps the limits; that on the loss only if `loss` is given."""
+        fine = bool(self.feasible(np.asarray([candidate], dtype=np.int64))[0])
+        if loss is None or LOSS not in self.limits:
+            return fine
+        return fine and loss <= slack(self.limits[LOSS])
+
+    def violation(self, candidate: Candidate, loss: float | None = None) -> float:
+        """Sum over the limits of the excess relative to the limit; 0 when all are kept."""
+        values = self.resource_costs(candidate)
+        if loss is not None:
+            values[LOSS] = loss
+        return sum(
+            max(0.0, excess(values[name], limit))
+            for name, limit in self.limits.items()
+            if name in values
+        )
+
+    def objective(self, candidate: Candidate, loss: float) -> float:
+        """What is made small: the measured `loss`, or the cost of the candidate."""
+        return loss if self.minimise == LOSS else self.cost(self.minimise, candidate)
+
+
+def slack(limit: float) -> float:
+    """The limit with room for the rounding of float sums."""
+    return limit + TOLERANCE * abs(limit)
+
+
+def excess(value: float, limit: float) -> float:
+    """How far `value` lies above `limit`, relative to the limit; 0 or less when it is kept."""
+    if value <= slack(limit):
+        return (
+            min(0.0, (value - limit) / max(abs(limit), 1e-300)) if math.isfinite(limit) else -1.0
+        )
+    return (value - limit) / max(abs(limit), 1e-12)

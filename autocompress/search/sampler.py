@@ -1,0 +1,48 @@
+"""What proposes candidates: the `Sampler` protocol and the record of a finished trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from autocompress.search.problem import Candidate
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An evaluated candidate.
+
+    Args:
+        candidate: Option index per unit.
+        loss: Measured loss of the whole model; NaN or infinity when the evaluation failed.
+        resources: Costs by name, such as `size_bytes`.
+        attributes: What the sampler gave for this candidate (`Sampler.attributes`), so that a
+            sampler that keeps its state in its trials goes on after a restart.
+    """
+
+    candidate: Candidate
+    loss: float
+    resources: Mapping[str, float] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+
+class Sampler(Protocol):
+    """Proposes candidates and learns from trials.
+
+    `origin` says for each proposed candidate what earned it, such as `seed` or `switch`.
+    """
+
+    origin: dict[Candidate, str]
+
+    def ask(self, n: int) -> list[Candidate]:
+        """Up to `n` candidates, none told or asked before; fewer when none are left."""
+        ...
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Takes finished trials, whoever proposed them (also those of an earlier process)."""
+        ...
+
+    def attributes(self, candidate: Candidate) -> Mapping[str, object]:
+        """Plain JSON to store with the trial of a candidate and to hand back in `Trial`."""
+        ...
