@@ -82,10 +82,10 @@ def layer_nodes(
     if storage not in STORAGES:
         raise DeviceError(f"storage {storage!r}: allowed are {', '.join(STORAGES)}")
     writer = _Writer(layer, module, storage, call)
-    if isinstance(module, nn.Conv2d) and treated.is_int8 and treated.grids[-1] is None:
+    if treated.is_int8 and treated.grids[-1] is None and (relu or layer.kind == "Conv2d"):
         raise DeviceError(
-            f"layer {layer.name!r}: an int8 convolution needs a grid for its output, "
-            "onnxruntime has no kernel with float output"
+            f"layer {layer.name!r}: an int8 convolution, and an int8 layer with a ReLU, need a "
+            "grid for their output; onnxruntime has no such kernel with float output"
         )
     writer.steps(treated, tensor_in, tensor_out, relu)
     return writer.result

@@ -1,0 +1,242 @@
+"""Latency as a sum of prices: one per layer and option, one per change between float and int8.
+
+Operations timed alone do not add up to a model: caches, layouts and overheads differ.  So their sums are
+scaled to whole-model runs by five non-negative coefficients (float time, int8 time, boundary time,
+number of boundaries, constant); then each price is drawn towards what the runs say about it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from autocompress.errors import DeviceError, StorageError
+from autocompress.hardware.device import kernel_class
+from autocompress.search_space.option import Option
+
+Candidate = Mapping[str, Option]
+Term = tuple[str, ...]
+
+# What a price may be off by beyond the five coefficients, as a share of itself and of the model's
+# latency, and what a whole-model run is off by, as a share of itself.
+PRICE_SHARE, MODEL_SHARE, NOISE_SHARE = 0.3, 0.02, 0.01
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A way from one layer to the next, where values may change between float and int8.
+
+    Args:
+        tail: Layer that gives the values; None is the world outside, which is float.
+        head: Layer that reads them; None likewise.
+        up_ms: Cost when the tail is float and the head int8.
+        down_ms: Cost when the tail is int8 and the head float.
+    """
+
+    tail: str | None
+    head: str | None
+    up_ms: float
+    down_ms: float
+
+
+@dataclass(frozen=True)
+class LatencyPrices:
+    """What a search needs to know of latency: numbers only.
+
+    Args:
+        constant_ms: What every candidate costs.
+        unit_ms: Layer name to option id to milliseconds.
+        edges: Prices of the changes of precision.
+    """
+
+    constant_ms: float
+    unit_ms: Mapping[str, Mapping[str, float]]
+    edges: tuple[Edge, ...]
+
+    def unit(self, layer: str, option: Option) -> float:
+        """Price of an option, or of another one that runs the same kernels.
+
+        Raises:
+            DeviceError: If it was never measured.
+        """
+        prices = self.unit_ms.get(layer, {})
+        for key in (option.id, kernel_class(option).id):
+            if key in prices:
+                return prices[key]
+        raise DeviceError(
+            f"layer {layer!r}: the latency of option {option.id!r} was never measured; "
+            f"measured are {', '.join(prices) or 'none'}"
+        )
+
+    def predict(self, candidate: Candidate) -> float:
+        """Latency of a candidate in ms; a layer that it does not name is dense float32.
+
+        Raises:
+            DeviceError: If it holds a layer or an option that was never measured.
+        """
+        for layer in candidate:
+            if layer not in self.unit_ms:
+                raise DeviceError(f"layer {layer!r} was never measured")
+        units = [self.unit(layer, candidate.get(layer, Option())) for layer in self.unit_ms]
+        changes = [
+            edge.up_ms if change == "up" else edge.down_ms
+            for edge in self.edges
+            if (change := direction(edge, candidate))
+        ]
+        return self.constant_ms + sum(units) + sum(changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; floats come back bit for bit."""
+        return {
+            "constant_ms": self.constant_ms,
+            "unit_ms": {layer: dict(prices) for layer, prices in self.unit_ms.items()},
+            "edges": [asdict(edge) for edge in self.edges],
+        }
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> LatencyPrices:
+        """The inverse of `as_dict`.
+
+        Raises:
+            StorageError: If a field is missing or malformed.
+        """
+        try:
+            units = {
+                str(layer): {str(option): float(price) for option, price in prices.items()}
+                for layer, prices in content["unit_ms"].items()
+            }
+            edges = tuple(Edge(**fields) for fields in content["edges"])
+            return LatencyPrices(float(content["constant_ms"]), units, edges)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StorageError(f"not a record of latency prices: {error!r}") from error
+
+
+def direction(edge: Edge, candidate: Candidate) -> str:
+    """`up`, `down` or empty: how the precision changes along an edge."""
+    ends = [
+        name is not None and candidate.get(name, Option()).activations == "int8"
+        for name in (edge.tail, edge.head)
+    ]
+    if ends[0] == ends[1]:
+        return ""
+    return "up" if ends[1] else "down"
+
+
+def features(isolated: LatencyPrices, candidate: Candidate) -> NDArray[np.float64]:
+    """`(5,)`: float time, int8 time, boundary time, number of boundaries, 1."""
+    row = np.zeros(5)
+    for layer in isolated.unit_ms:
+        option = candidate.get(layer, Option())
+        row[option.activations == "int8"] += isolated.unit(layer, option)
+    for edge in isolated.edges:
+        change = direction(edge, candidate)
+        if change:
+            row[2] += edge.up_ms if change == "up" else edge.down_ms
+            row[3] += 1
+    row[4] = 1
+    return row
+
+
+def fit_coefficients(
+    isolated: LatencyPrices, candidates: Sequence[Candidate], measured_ms: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`(5,)` non-negative coefficients of `features` with the least squared relative error."""
+    rows = np.array([features(isolated, candidate) for candidate in candidates])
+    coefficients, _ = nnls(rows / measured_ms[:, None], np.ones(len(rows)))
+    return np.asarray(coefficients)
+
+
+def scale_prices(isolated: LatencyPrices, coefficients: NDArray[np.float64]) -> LatencyPrices:
+    """The prices that the five coefficients mean."""
+    float32, int8, boundary, count, constant = map(float, coefficients)
+    units = {
+        layer: {
+            key: price * (int8 if Option.parse(key).activations == "int8" else float32)
+            for key, price in prices.items()
+        }
+        for layer, prices in isolated.unit_ms.items()
+    }
+    edges = tuple(
+        Edge(edge.tail, edge.head, boundary * edge.up_ms + count, boundary * edge.down_ms + count)
+        for edge in isolated.edges
+    )
+    return LatencyPrices(constant, units, edges)
+
+
+def fit_prices(
+    isolated: LatencyPrices, candidates: Sequence[Candidate], measured_ms: NDArray[np.float64]
+) -> LatencyPrices:
+    """Fit the five coefficients, then each price.
+
+    The second step is a non-negative least squares with one more row a price, which says that the
+    price is what the coefficients make of it, give or take `PRICE_SHARE` of itself and `MODEL_SHARE`
+    of the model: prices that no run tells apart stay where they are.
+
+    Args:
+        isolated: Times of single operations; its constant is ignored.
+        candidates: What was run.  At least as many as coefficients.
+        measured_ms: `(runs,)` latencies.
+
+    Raises:
+        ValueError: If there are fewer than five runs.
+    """
+    if len(candidates) < 5 or len(candidates) != len(measured_ms):
+        raise ValueError(f"fit_prices: {len(candidates)} runs, need at least 5")
+    prior = scale_prices(isolated, fit_coefficients(isolated, candidates, measured_ms))
+    terms = _terms(prior)
+    before = np.array(list(terms.values()))
+    width = PRICE_SHARE * before + MODEL_SHARE * float(np.median(measured_ms))
+    where = {term: index for index, term in enumerate(terms)}
+    rows = np.zeros((len(candidates), len(terms)))
+    for row, candidate in zip(rows, candidates, strict=True):
+        for term in _terms_of(prior, candidate):
+            row[where[term]] += 1
+    weight = 1 / (NOISE_SHARE * measured_ms)
+    system = np.vstack([rows * weight[:, None], np.diag(1 / width)])
+    after, _ = nnls(system, np.concatenate([measured_ms * weight, before / width]))
+    return _replace(prior, dict(zip(terms, map(float, after), strict=True)))
+
+
+def _terms(prices: LatencyPrices) -> dict[Term, float]:
+    """Every price by a key; options that run the same kernels have one term."""
+    terms: dict[Term, float] = {("constant",): prices.constant_ms}
+    for layer, menu in prices.unit_ms.items():
+        for key, price in menu.items():
+            terms["unit", layer, kernel_class(Option.parse(key)).id] = price
+    for index, edge in enumerate(prices.edges):
+        terms["edge", str(index), "up"] = edge.up_ms
+        terms["edge", str(index), "down"] = edge.down_ms
+    return terms
+
+
+def _terms_of(prices: LatencyPrices, candidate: Candidate) -> list[Term]:
+    terms: list[Term] = [("constant",)]
+    for layer in prices.unit_ms:
+        terms.append(("unit", layer, kernel_class(candidate.get(layer, Option())).id))
+    for index, edge in enumerate(prices.edges):
+        change = direction(edge, candidate)
+        if change:
+            terms.append(("edge", str(index), change))
+    return terms
+
+
+def _replace(prices: LatencyPrices, terms: Mapping[Term, float]) -> LatencyPrices:
+    units = {
+        layer: {key: terms["unit", layer, kernel_class(Option.parse(key)).id] for key in menu}
+        for layer, menu in prices.unit_ms.items()
+    }
+    edges = tuple(
+        Edge(
+            edge.tail,
+            edge.head,
+            terms["edge", str(index), "up"],
+            terms["edge", str(index), "down"],
+        )
+        for index, edge in enumerate(prices.edges)
+    )
+    return LatencyPrices(terms["constant",], units, edges)

@@ -1,0 +1,115 @@
+"""The devices that can be priced, and which options each can store and run."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from autocompress.errors import DeviceError
+from autocompress.model.layer import Layer
+from autocompress.search_space.option import Option
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a model will run.
+
+    Args:
+        name: Name in a study, such as `onnxruntime-cpu`.
+        runtime: Package that runs the model.
+        threads: Threads inside one operator.
+        batch_size: Rows of one forward pass; 0 takes that of the example inputs.
+        storage: Storage format by default, `archive` or `onnx`.
+        precisions: Activation types that have kernels.
+    """
+
+    name: str
+    runtime: str
+    threads: int = 1
+    batch_size: int = 0
+    storage: str = "archive"
+    precisions: tuple[str, ...] = ("float32", "int8")
+
+
+DEVICES = {"onnxruntime-cpu": Device("onnxruntime-cpu", "onnxruntime")}
+
+
+def get_device(name: str) -> Device:
+    """The device of that name.
+
+    Raises:
+        DeviceError: If there is none; lists those that exist.
+    """
+    if name not in DEVICES:
+        raise DeviceError(f"device {name!r}: known are {', '.join(sorted(DEVICES))}")
+    return DEVICES[name]
+
+
+def machine_fingerprint(device: Device) -> dict[str, str]:
+    """What a measured time depends on: processor, cores, runtime version and threads."""
+    import onnxruntime
+
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "runtime": f"{device.runtime} {onnxruntime.__version__}",
+        "threads": str(device.threads),
+        "system": platform.system(),
+    }
+
+
+def kernel_class(option: Option) -> Option:
+    """The option that stands for all those the clock cannot tell apart.
+
+    Bits, sparsity and method change what is stored, not which kernels run: weights of eight bits
+    or fewer with float activations are unfolded when the session loads.
+    """
+    bits = 8 if option.activations == "int8" else 32
+    return Option(bits=bits, rank=option.rank, activations=option.activations)
+
+
+def reject(
+    option: Option, layer: Layer, device: Device | None = None, storage: str = "archive"
+) -> str:
+    """Why an option cannot be stored or run for a layer; empty when it can.
+
+    Args:
+        option: What is asked for.
+        layer: Which layer.
+        device: Where it runs; `onnxruntime-cpu` by default.
+        storage: `archive` holds any option; `onnx` only the types that ONNX has.
+    """
+    device = device or DEVICES["onnxruntime-cpu"]
+    if option.is_identity:
+        return ""
+    if layer.reason:
+        return layer.reason
+    if option.activations not in device.precisions:
+        return f"{device.name} has no {option.activations} kernels"
+    if option.is_factored and layer.rank(option.rank) >= layer.full_rank:
+        return f"a rank of {option.rank:g} of {layer.full_rank} leaves nothing out"
+    if storage != "onnx":
+        return ""
+    if option.sparsity:
+        return "an ONNX file stores zeros like any other value"
+    allowed = (8,) if option.activations == "int8" else (4, 8, 16, 32)
+    if option.bits not in allowed:
+        kernels = " for int8 kernels" if option.activations == "int8" else ""
+        return f"an ONNX file holds {', '.join(map(str, allowed))} bits{kernels}, not {option.bits}"
+    return ""
+
+
+@functools.cache
+def _processor() -> str:
+    """Model of the processor; the finest description that the system offers."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    wanted = ("model name", "cpu family", "model", "stepping")
+    fields = dict(line.split("\t", 1) for line in text.split("\n\n")[0].splitlines() if "\t" in line)
+    parts = [fields[key].strip(" \t:") for key in wanted if key in fields]
+    return " ".join(parts) or platform.machine()

@@ -1,0 +1,58 @@
+"""Made-up treatments for timing: kernels take the same time whatever the values are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compression.treated import Grid, StoredTensor, Treated
+from autocompress.model.layer import Layer
+from autocompress.search_space.option import Option
+
+_STEP = 0.05
+
+
+def stand_in(layer: Layer, module: nn.Module, option: Option, input_zero: int = 128) -> Treated:
+    """A treatment with the kernels of `option` and arbitrary weights.
+
+    Args:
+        layer: What the trace says of it.
+        module: The dense `nn.Linear` or `nn.Conv2d`.
+        option: Gives the rank and the type of activations.
+        input_zero: Zero point of the input's grid, which must be that of the source's output.
+    """
+    is_int8 = option.activations == "int8"
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = weight.detach().flatten(1).shape
+    if option.is_factored:
+        rank = layer.rank(option.rank)
+        matrices = [_values(rank, columns), _values(rows, rank)]
+    else:
+        matrices = [_values(rows, columns)]
+    stored = tuple(_codes(matrix) if is_int8 else _floats(matrix) for matrix in matrices)
+    bias = module.bias.detach() if isinstance(module.bias, Tensor) else None
+    if not is_int8:
+        return Treated(stored, bias)
+    middle = [Grid(_STEP, 128)] * (len(matrices) - 1)
+    output = Grid(_STEP, output_zero(layer))
+    return Treated(stored, bias, (Grid(_STEP, input_zero), *middle, output))
+
+
+def output_zero(layer: Layer) -> int:
+    """Zero point of a stand-in's output grid: a ReLU leaves nothing below zero."""
+    return 0 if layer.activation == "relu" else 128
+
+
+def _values(rows: int, columns: int) -> Tensor:
+    return torch.linspace(-1, 1, rows * columns).reshape(rows, columns) / columns**0.5
+
+
+def _floats(matrix: Tensor) -> StoredTensor:
+    return StoredTensor(32, matrix, None)
+
+
+def _codes(matrix: Tensor) -> StoredTensor:
+    scale = (matrix.abs().amax(1) / 127).clamp_min(1e-6).half()
+    codes = torch.round(matrix / scale.float()[:, None]).clamp(-127, 127).to(torch.int8)
+    return StoredTensor(8, codes, scale)

@@ -1,0 +1,159 @@
+"""Measured times of single operations, kept in a file that belongs to one machine and runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from autocompress.errors import DeviceError, StorageError
+from autocompress.hardware.device import Device, machine_fingerprint
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One measured operation.
+
+    Args:
+        p20_ms: CPU time of one run, 20th percentile of the blocks.
+        spread: Interquartile range over that.
+        blocks: Number of blocks.
+        measured_at: Time of measurement, ISO 8601 in UTC.
+    """
+
+    p20_ms: float
+    spread: float
+    blocks: int
+    measured_at: str
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Operation signature to what was measured.
+
+    Args:
+        device: Name of the device.
+        fingerprint: Processor, cores, runtime version and threads at the time of measurement.
+        entries: The measurements.
+    """
+
+    device: str
+    fingerprint: Mapping[str, str]
+    entries: Mapping[str, Entry]
+
+    def p20_ms(self, signature: str) -> float:
+        """CPU time of an operation.
+
+        Raises:
+            DeviceError: If it was never measured: a missing time is never taken as zero.
+        """
+        if signature not in self.entries:
+            raise DeviceError(
+                f"no measurement of {signature!r} on {self.device}: "
+                f"run `autocompress profile {self.device} --study STUDY`"
+            )
+        return self.entries[signature].p20_ms
+
+    def with_entries(self, entries: Mapping[str, Entry]) -> LatencyTable:
+        """This table and `entries`."""
+        return LatencyTable(self.device, self.fingerprint, {**self.entries, **entries})
+
+    def save(self, path: str | Path) -> None:
+        """Write the table so that a crash leaves the old file or the new one.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
+        content = {
+            "schema": SCHEMA,
+            "device": self.device,
+            "fingerprint": dict(self.fingerprint),
+            "entries": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
+        }
+        write_text(path, json.dumps(content, indent=1))
+
+
+def empty_table(device: Device) -> LatencyTable:
+    """A table of this machine without measurements."""
+    return LatencyTable(device.name, machine_fingerprint(device), {})
+
+
+def load_table(path: str | Path, device: Device) -> LatencyTable:
+    """Read a table that was measured here.
+
+    Raises:
+        StorageError: If the file cannot be read or is damaged.
+        DeviceError: If it is of another machine, runtime version or thread count.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StorageError(f"{path}: not a latency table ({error})") from error
+    try:
+        if content["schema"] != SCHEMA:
+            raise StorageError(f"{path}: schema {content['schema']}, expected {SCHEMA}")
+        entries = {name: Entry(**fields) for name, fields in content["entries"].items()}
+        table = LatencyTable(content["device"], content["fingerprint"], entries)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path}: not a latency table ({error!r})") from error
+    here = machine_fingerprint(device)
+    differing = [
+        f"{key} {table.fingerprint.get(key, '?')!r} (here {here[key]!r})"
+        for key in here
+        if table.fingerprint.get(key) != here[key]
+    ]
+    if table.device != device.name:
+        differing.insert(0, f"device {table.device!r} (here {device.name!r})")
+    if differing:
+        raise DeviceError(
+            f"{path} is stale: measured with {', '.join(differing)}; "
+            f"measure again with `autocompress profile {device.name}`"
+        )
+    return table
+
+
+def cached_table(device: Device) -> LatencyTable:
+    """This machine's table from the user's cache; empty when there is none that fits."""
+    try:
+        return load_table(cache_path(device), device)
+    except (StorageError, DeviceError):
+        return empty_table(device)
+
+
+def cache_path(device: Device) -> Path:
+    """Where the table of this machine is kept: below `AUTOCOMPRESS_CACHE` or `~/.cache/autocompress`."""
+    root = os.environ.get("AUTOCOMPRESS_CACHE")
+    folder = Path(root) if root else Path.home() / ".cache" / "autocompress"
+    fingerprint = json.dumps(machine_fingerprint(device), sort_keys=True)
+    return folder / f"{device.name}-{sha256(fingerprint.encode()).hexdigest()[:12]}.json"
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written ({error.strerror or error})") from error
