@@ -3,7 +3,7 @@
 Rows and columns of a pruned layer differ widely in density (inputs that are rarely active lose
 nearly all their weights).  Each row and column is put in one of `groups` classes of equal count by
 its number of nonzeros; zeros are coded with one probability for each pair of classes, values with
-one histogram for each row class.  On LeNet-5's pruned layers that is 3-9 % below the order-0
+one histogram for each row class.  On LeNet-5's pruned layers that is 2-9 % below the order-0
 entropy; `groups = 1` is order-0 coding.  The coder is the asymmetric numeral system of
 `constriction` (Bamler, arXiv:2201.01741).
 """

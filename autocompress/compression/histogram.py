@@ -16,7 +16,7 @@ from autocompress.compression.bits import Reader
 from autocompress.errors import ArchiveError
 
 TOTAL = 1 << 20
-_STEPS = 8  # levels in an octave: costs at most 0.05 % of the payload
+_STEPS = 8  # levels in an octave: rounding to them costs less than 0.001 bit a symbol
 _TOP_LEVEL = 20 * _STEPS + 1
 _OCTAVE = (65536, 71468, 77936, 84990, 92682, 101070, 110218, 120194)  # 65536 * 2**(k / 8)
 _POWERS = np.array([0] + [_OCTAVE[k % _STEPS] << (k // _STEPS) >> 16 for k in range(_TOP_LEVEL)])
