@@ -17,6 +17,8 @@ from autocompress.report.drawing import (
     blank,
     hover,
     limit_line,
+    log_axis,
+    original_line,
     safe,
     size_axis,
 )
@@ -113,18 +115,14 @@ def proxy_figure(run: RunData) -> go.Figure | None:
         ],
         hoverinfo="text",
     )
-    figure.update_xaxes(title_text="loss (KL)", type="log", dtick="D2")
+    log_axis("x", figure, "loss (KL)", [row["loss"] for row in rows])
     figure.update_yaxes(title_text="measured quality")
     if quality.is_share:
         figure.update_yaxes(tickformat=".1~%")
     if quality.limit is not None:
         limit_line(figure, "y", quality.limit, f"limit {quality.show(quality.limit)}")
     if quality.original is not None:
-        figure.add_hline(
-            y=quality.original,
-            line={"color": BEFORE, "width": 1.5, "dash": "dot"},
-            annotation_text=f"original {quality.show(quality.original)}",
-        )
+        original_line(figure, quality.original, f"original {quality.show(quality.original)}")
     return figure
 
 
@@ -139,18 +137,15 @@ def model_figure(run: RunData) -> go.Figure | None:
         return None
     figure = blank(height=360)
     figure.add_bar(
-        x=[name for name, _, _ in shown],
+        x=[f"{name}<br>{value:.2f}" for name, value, _ in shown],
         y=[value for _, value, _ in shown],
         marker={"color": [colour for _, _, colour in shown]},
-        text=[f"{value:.2f}" for _, value, _ in shown],
-        textposition="outside",
-        cliponaxis=False,
         width=0.5,
         hoverinfo="skip",
         showlegend=False,
     )
     low = min(0.0, *(value for _, value, _ in shown))
-    figure.update_yaxes(title_text="Spearman with measured latency", range=[low, 1.08])
+    figure.update_yaxes(title_text="Spearman with measured latency", range=[low, 1])
     return figure
 
 

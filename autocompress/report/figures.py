@@ -62,7 +62,7 @@ FIGURES = {
         Figure(
             "choice",
             "What was chosen",
-            "Darker is more strongly compressed.",
+            "The stronger the colour, the more strongly compressed.",
             "layers in details.json",
             choice_figure,
         ),

@@ -15,8 +15,11 @@ from autocompress.report.drawing import (
     blank,
     hover,
     limit_line,
+    log_axis,
+    original_line,
     safe,
     size_axis,
+    size_tick,
 )
 from autocompress.report.limits import mapping
 from autocompress.report.units import (
@@ -122,10 +125,11 @@ def front_figure(run: RunData) -> go.Figure | None:
             hovertext=[f"original: {size_text(original)}"],
             hoverinfo="text",
         )
-    size_axis("x", figure, "predicted size", is_log=True)
-    figure.update_yaxes(title_text="predicted loss (KL), lower is better", type="log", dtick=1)
-    figure.update_yaxes(exponentformat="power")
     limit = run.limit("size")
+    sizes = [p.size_bytes for p in points] + [value for value in (original, limit.limit) if value]
+    losses = [floor, *(max(p.loss, floor) for p in points)]
+    log_axis("x", figure, "predicted size", sizes, size_tick)
+    log_axis("y", figure, "predicted loss (KL), lower is better", losses)
     if limit.limit:
         limit_line(figure, "x", limit.limit, f"size limit {size_text(limit.limit)}")
     return figure
@@ -182,9 +186,5 @@ def measured_figure(run: RunData) -> go.Figure | None:
     if quality.limit is not None:
         limit_line(figure, "y", quality.limit, f"quality limit {quality.show(quality.limit)}")
     if quality.original is not None:
-        figure.add_hline(
-            y=quality.original,
-            line={"color": BEFORE, "width": 1.5, "dash": "dot"},
-            annotation_text=f"original {quality.show(quality.original)}",
-        )
+        original_line(figure, quality.original, f"original {quality.show(quality.original)}")
     return figure

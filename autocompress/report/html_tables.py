@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 
-from autocompress.report.data import RunData
+from autocompress.report.data import Row, RunData
 from autocompress.report.limits import mapping
 from autocompress.report.markup import Column, Raw, TableRow, copy_button, table, yes_no
 from autocompress.report.thin import thinned
 from autocompress.report.units import (
     NOTHING,
     compact_text,
-    count_text,
     latency_text,
     number,
     options_text,
@@ -35,14 +34,14 @@ def export_command(run: RunData, candidate: str, output: str = "model.onnx") -> 
 def budget_table(run: RunData) -> str:
     """Quality, size and latency: original, limit, predicted, measured."""
     columns = [
-        Column(""),
+        Column("", "id"),
         Column("original", "n"),
         Column("limit", "n"),
         Column("as asked", "n"),
         Column("predicted", "n"),
         Column("measured", "n"),
-        Column("measured / predicted", "n"),
-        Column("against the original", "n"),
+        Column("error", "n", "measured against predicted"),
+        Column("change", "n", "measured against the original; costs as a share of it"),
         Column("room", "n", "distance from the limit"),
         Column("met", "n"),
     ]
@@ -101,41 +100,31 @@ def candidates_table(run: RunData) -> str:
 def layers_table(run: RunData) -> str:
     """Every layer with its option, bytes, predicted latency and the loss it costs alone."""
     columns = [
-        Column("layer"),
-        Column("kind", "id"),
-        Column("shape", "n"),
-        Column("parameters", "n"),
+        Column("layer", "name"),
+        Column("kind and shape", "id"),
         Column("MACs", "n", "multiply-adds"),
         Column("option", "id"),
-        Column("bits", "n"),
-        Column("zeros", "n"),
-        Column("rank", "n", "share of the full rank"),
+        Column("stored as", "name"),
         Column("bytes", "n"),
         Column("latency", "n", "predicted"),
         Column("local error", "n"),
         Column("KL alone", "n", "loss when only this layer is treated"),
-        Column("remark"),
     ]
     rows = []
     for row in run.layers:
         cells: list[str | Raw] = [
             str(row.get("name", "")),
-            str(row.get("kind", "")),
-            shape_text(row.get("weight_shape")),
-            count_text(row.get("parameters")),
+            f"{row.get('kind', '')} {shape_text(row.get('weight_shape'))}",
             compact_text(row.get("macs")),
             str(row.get("option") or NOTHING),
-            plain_text(row.get("bits")),
-            short_share_text(row.get("sparsity")),
-            short_share_text(row.get("rank")),
+            _stored(row),
             _change(size_text(row.get("bytes_before")), size_text(row.get("bytes_after"))),
             _change(
                 latency_text(row.get("latency_before_ms")),
                 latency_text(row.get("latency_after_ms")),
             ),
-            plain_text(row.get("local_error"), 3),
-            plain_text(row.get("loss_alone"), 3),
-            str(row.get("reason") or ""),
+            plain_text(row.get("local_error"), 2),
+            plain_text(row.get("loss_alone"), 2),
         ]
         rows.append(TableRow(cells))
     return table(columns, rows)
@@ -178,3 +167,18 @@ def finalists_table(run: RunData) -> str:
 
 def _change(before: str, after: str) -> str:
     return NOTHING if before == after == NOTHING else f"{before} → {after}"
+
+
+def _stored(row: Row) -> str:
+    """Bits, zeros, rank and activations in words, or why the layer stays dense."""
+    if row.get("reason"):
+        return str(row["reason"])
+    bits, zeros = number(row.get("bits")), number(row.get("sparsity"))
+    rank = number(row.get("rank"))
+    parts = [
+        f"{bits:g} bit" if bits else "",
+        f"{short_share_text(zeros)} zero" if zeros else "",
+        f"{short_share_text(rank)} rank" if rank is not None and rank < 1 else "",
+        "int8 activations" if row.get("activations") == "int8" else "",
+    ]
+    return ", ".join(filter(None, parts)) or NOTHING

@@ -16,8 +16,9 @@ from autocompress.report.drawing import (
     blank,
     hover,
     label,
+    log_axis,
     safe,
-    size_axis,
+    size_tick,
 )
 from autocompress.report.units import (
     NOTHING,
@@ -73,7 +74,7 @@ def choices(layers: Sequence[Row]) -> list[Choice]:
 
 
 def choice_figure(run: RunData) -> go.Figure | None:
-    """Bits, sparsity and rank of every layer: darker is more strongly compressed."""
+    """Bits, sparsity and rank of every layer; strong colour is strong compression."""
     rows = choices(run.layers)
     if not rows:
         return None
@@ -127,7 +128,8 @@ def bytes_figure(run: RunData) -> go.Figure | None:
             hovertext=[row.hover for row in rows],
             hoverinfo="text",
         )
-    size_axis("x", figure, "", is_log=True)
+    known = [value for row in rows for value in (row.before, row.after) if value]
+    log_axis("x", figure, "", known, size_tick)
     return figure
 
 
@@ -189,8 +191,10 @@ def _grouped(
 def _rows_figure(names: Sequence[str]) -> go.Figure:
     """One line per layer, top down; numbers as positions keep equal short labels apart."""
     figure = blank(height=min(_TALLEST, 96 + _ROW_HEIGHT * len(names)))
+    figure.update_layout(margin={"t": 40, "b": 40})
     figure.update_yaxes(
         tickmode="array",
+        ticks="",
         tickvals=list(range(len(names))),
         ticktext=[label(name) for name in names],
         range=[len(names) - 0.5, -0.5],

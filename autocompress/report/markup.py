@@ -40,7 +40,8 @@ class Column:
 
     Args:
         title: Heading.
-        kind: `n` for numbers (to the right), `id` for ids (not broken), empty for text.
+        kind: `n` for numbers (to the right), `id` for ids (not broken), `name` for names that may
+            break when long, empty for text.
         hint: Shown when the pointer rests on the heading.
     """
 

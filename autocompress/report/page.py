@@ -53,6 +53,7 @@ th, td { padding: 6px 10px; text-align: left; border-bottom: 1px solid var(--lin
 thead th { position: sticky; top: 0; background: var(--panel); color: var(--soft);
   font-weight: 600; white-space: nowrap; z-index: 1; }
 td.n, th.n { text-align: right; white-space: nowrap; } td.id { white-space: nowrap; }
+td.name { min-width: 9em; }
 tbody tr:last-child td { border-bottom: 0; }
 tr.best td { background: var(--good-ground); } .yes { color: var(--good); font-weight: 600; }
 .no { color: var(--bad); font-weight: 600; }
@@ -65,7 +66,8 @@ button { font: inherit; font-size: 12.5px; padding: 2px 10px; color: var(--accen
   white-space: nowrap; }
 button:focus-visible, a:focus-visible { outline: 2px solid var(--accent); }
 .js-plotly-plot :is(.xtick, .ytick, .cbaxis, .g-xtitle, .g-ytitle, .legend, .infolayer .annotation,
-  .infolayer .colorbar) text, .js-plotly-plot .heatmap-label text { fill: var(--ink) !important; }
+  .colorbar)
+  text, .js-plotly-plot .heatmap-label text { fill: var(--ink) !important; }
 .js-plotly-plot .gridlayer path { stroke: var(--grid) !important; }
 .js-plotly-plot :is(.xlines-above, .ylines-above, path.xtick, path.ytick) {
   stroke: var(--soft) !important; }
@@ -81,8 +83,9 @@ button:focus-visible, a:focus-visible { outline: 2px solid var(--accent); }
 SCRIPT = """
 (function () {
   "use strict";
-  var config = { displaylogo: false, responsive: true, showLink: false, plotlyServerURL: "",
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "sendDataToCloud"] };
+  // Named one by one: the default bar of plotly.js offers to send the data away.
+  var config = { displaylogo: false, responsive: true, displayModeBar: "hover",
+    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
   var drawn = [];
   document.querySelectorAll("[data-figure]").forEach(function (place) {
     var source = document.getElementById(place.id + "-data");

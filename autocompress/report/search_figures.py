@@ -12,6 +12,7 @@ from autocompress.report.drawing import (
     SERIES,
     blank,
     hover,
+    log_axis,
     safe,
 )
 from autocompress.report.units import latency_text, number, plain_text, seconds_text, size_text
@@ -64,7 +65,7 @@ def progress_figure(run: RunData) -> go.Figure | None:
             hovertemplate="best %{y:.3g}<extra></extra>",
         )
     figure.update_xaxes(title_text="evaluation")
-    figure.update_yaxes(title_text="loss (KL)", type="log", exponentformat="power")
+    log_axis("y", figure, "loss (KL)", [row["loss"] for row in rows])
     return figure
 
 

@@ -1,0 +1,310 @@
+"""The report on a small fabricated run directory: complete, partial, damaged and hostile."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autocompress.errors import StorageError
+from autocompress.report.data import load_run
+from autocompress.report.figures import FIGURES
+from autocompress.report.html import write_report
+from autocompress.report.summary import sentences, verdict
+
+NAMES = ["features.0", "features.3", "classifier.0", "embed"]
+OPTIONS = ["w8-a8", "w3-s80", "w4-s90-r50", "dense"]
+
+
+def result() -> dict[str, Any]:
+    measured = {"quality": 0.9887, "size_bytes": 50890, "latency_ms": 0.651}
+    predicted = {"loss": 0.0312, "size_bytes": 50871, "latency_ms": 0.633}
+    return {
+        "schema": 1,
+        "study": "lenet5_mnist",
+        "seed": 7,
+        "versions": {"torch": "2.9.1"},
+        "device": "onnxruntime-cpu",
+        "budget": {
+            "size": {"text": "3%", "limit": 51729, "unit": "B"},
+            "latency": {"text": "70%", "limit": 0.6986, "unit": "ms"},
+            "quality": {"text": "-0.5pt", "limit": 0.9862, "unit": "pt"},
+        },
+        "original": {"quality": 0.9912, "size_bytes": 1724320, "latency_ms": 0.998},
+        "best": {"candidate": "c3f9", **measured, "predicted": predicted, "measured": measured},
+        "budget_met": True,
+        "binding": "size",
+        "audit": {"proxy_spearman": -0.93, "proxy_regret": 0.0006, "latency_mape": 3.1},
+        "seconds": {"trace": 0.4, "search": 61.0},
+        "evaluations": 2,
+        "files": {"onnx": "model.onnx"},
+    }
+
+
+def details(names: list[str]) -> dict[str, Any]:
+    layers = [
+        {
+            "name": name,
+            "kind": "Conv2d",
+            "weight_shape": [20, 10, 5, 5],
+            "parameters": 5020,
+            "macs": 1_234_567,
+            "treated": option != "dense",
+            "reason": "" if option != "dense" else "an Embedding is not treated",
+            "option": option,
+            "bits": 8,
+            "sparsity": 0.8,
+            "rank": 0.5,
+            "activations": "int8",
+            "bytes_before": 20080,
+            "bytes_after": 1234,
+            "latency_before_ms": 0.4,
+            "latency_after_ms": 0.3,
+            "local_error": 0.02,
+            "loss_alone": 0.00123,
+        }
+        for name, option in zip(names, OPTIONS, strict=True)
+    ]
+    finalist = {
+        "candidate": "c3f9",
+        "predicted": {"loss": 0.0312, "size_bytes": 50871, "latency_ms": 0.633},
+        "measured": {
+            "quality": 0.9891,
+            "size_bytes": 50890,
+            "latency_ms": 0.651,
+            "latency_low_ms": 0.64,
+            "latency_high_ms": 0.66,
+        },
+        "met": True,
+        "chosen": True,
+        "reason": "best quality within the limits",
+    }
+    evaluation = {"origin": "seed", "size_bytes": 50000, "latency_ms": 0.6, "seconds": 0.5}
+    return {
+        "layers": layers,
+        "budget": [],
+        "finalists": [finalist],
+        "history": [
+            {"evaluation": 1, "loss": 0.5, "feasible": False, "hypervolume": 0.1, **evaluation},
+            {
+                "evaluation": 2,
+                "loss": 0.0312,
+                "feasible": True,
+                "best_loss": 0.0312,
+                "hypervolume": 0.4,
+                **evaluation,
+            },
+        ],
+        "audit": {
+            "proxy": [{"candidate": "c3f9", "loss": 0.0312, "quality": 0.9891}],
+            "latency": {
+                "points": [{"predicted_ms": 0.7, "measured_ms": 0.72, "held_out": True}],
+                "mape_percent": 3.14,
+                "spearman": 0.971,
+                "noise_floor_percent": 1.9,
+                "flops_spearman": 0.22,
+            },
+        },
+        "notes": ["36 options were removed."],
+        "provenance": {"metric": "accuracy", "machine": "x86_64"},
+    }
+
+
+def fabricate(folder: Path, names: list[str] = NAMES) -> Path:
+    """Writes a finished run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result()))
+    (folder / "details.json").write_text(json.dumps(details(names)))
+    (folder / "plan.json").write_text("{}")
+    (folder / "trials.parquet").write_bytes(b"")
+    quoted = ",".join('"' + name.replace('"', '""') + '"' for name in names)
+    rows = [
+        f"candidate,loss,size_bytes,latency_ms,quality,{quoted}",
+        f"0012,0.004,100400,0.75,,{','.join(OPTIONS)}",
+        f"c3f9,0.0312,50871,0.633,0.9891,{','.join(OPTIONS)}",
+    ]
+    (folder / "front.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+class Loads(HTMLParser):
+    """Collects what a browser would fetch, and the scripts' types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.scripts: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.fetched += [str(found[key]) for key in ("src", "srcset", "data") if key in found]
+        if tag in ("link", "iframe", "object", "embed", "img"):
+            self.fetched.append(tag)
+        if tag == "a" and not str(found.get("href")).startswith("#"):
+            self.fetched.append(str(found.get("href")))
+        if tag == "script":
+            self.scripts.append(found.get("type"))
+
+
+def page(folder: Path) -> str:
+    text = write_report(folder).read_text(encoding="utf-8")
+    # The library is not ours to search.
+    start = text.index("<script>")
+    return text[:start] + text[text.index("</script>", start) :]
+
+
+def test_report_is_one_small_offline_file(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    target = write_report(run)
+    assert target == run / "report.html"
+    assert target.stat().st_size < 6_000_000
+    assert not [file for file in run.iterdir() if file.name.startswith(".")]
+    parser = Loads()
+    parser.feed(target.read_text(encoding="utf-8"))
+    assert parser.fetched == []
+    assert "default-src 'none'" in page(run)
+    assert not re.findall(r"https?://", page(run))
+
+
+def test_report_shows_the_values_of_every_table(tmp_path: Path) -> None:
+    text = page(fabricate(tmp_path / "run"))
+    for shown in (
+        "Budget met: all 3 limits are kept, as measured.",
+        "98.87 %",
+        "at most 51.7 kB",
+        "50.9 kB",
+        "33.9 times smaller",
+        "size (binds)",
+        "0012",
+        "w4-s90-r50",
+        "20.1 kB → 1.23 kB",
+        "an Embedding is not treated",
+        "best quality within the limits",
+        "36 options were removed.",
+        "3.14 %",
+        "x86_64",
+        "--candidate c3f9 -o model.onnx",
+    ):
+        assert shown in text, shown
+    assert all(f'id="figure-{key}-data"' in text for key in FIGURES)
+    assert "Nothing to draw" not in text
+
+
+def test_figures_are_json_that_a_page_can_hold(tmp_path: Path) -> None:
+    text = page(fabricate(tmp_path / "run"))
+    blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+    assert len(blocks) == len(FIGURES)
+    for block in blocks:
+        assert set(json.loads(block)) == {"data", "layout"}
+
+
+def test_hostile_layer_names_stay_text(tmp_path: Path) -> None:
+    names = [
+        "<script>alert(1)</script>",
+        "a\"b'&<img src=x onerror=alert(2)>",
+        "[bold]c",
+        "d\x1b[2J",
+    ]
+    parser = Loads()
+    text = page(fabricate(tmp_path / "run & <b>", names))
+    parser.feed(text)
+    assert parser.fetched == []
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "\x1b" not in text
+    assert len(parser.scripts) == len(FIGURES) + 1  # the page's own; the library is cut away
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        ["result.json"],
+        ["details.json"],
+        ["front.csv"],
+        ["result.json", "details.json", "front.csv"],
+    ],
+)
+def test_missing_files_are_named_and_survived(tmp_path: Path, absent: list[str]) -> None:
+    run = fabricate(tmp_path / "run")
+    for name in absent:
+        (run / name).unlink()
+    text = page(run)
+    assert f"Not there (yet): {', '.join(absent)}" in text
+    assert ("has not finished" in text) is ("result.json" in absent)
+
+
+def test_missing_keys_are_survived(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    (run / "result.json").write_text('{"best": {"candidate": "c1"}, "original": null}')
+    bare = {"layers": [{"name": "a"}, {}], "finalists": [{}], "history": [{}], "audit": {}}
+    (run / "details.json").write_text(json.dumps(bare))
+    (run / "front.csv").write_text("candidate,loss,size_bytes,latency_ms\nc1,0,10,\n")
+    assert "No limits were asked for." in page(run)
+
+
+def test_a_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    (run / "result.json").unlink()
+    loaded = load_run(run)
+    assert verdict(loaded).state == "unfinished"
+    expected = "So far: 2 evaluations, 1 within the limits; best loss 0.0312 at 50.0 kB."
+    assert expected in sentences(loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("result.json", '{"best": ', "damaged, not JSON"),
+        ("details.json", "[1, 2]", "expected an object, got list"),
+        ("details.json", '{"layers": {"a": 1}}', "layers must be a list of objects"),
+        ("details.json", '{"audit": 3}', "audit must be an object"),
+        ("plan.json", "\udcff", "damaged, not JSON"),
+        ("front.csv", "", "not a readable table"),
+        ("front.csv", "candidate,loss\nc,1\n", "lacks the column size_bytes, latency_ms"),
+        ("front.csv", "candidate,loss,size_bytes,latency_ms\nc,x,1,1\n", "column loss"),
+    ],
+)
+def test_damage_is_an_error_that_names_the_file(
+    tmp_path: Path, name: str, content: str, complaint: str
+) -> None:
+    run = fabricate(tmp_path / "run")
+    (run / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(StorageError, match=re.escape(complaint)) as caught:
+        write_report(run)
+    assert name in str(caught.value)
+    assert not (run / "report.html").exists()
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such run directory"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_ids_of_digits_stay_text_and_the_front_is_sorted(tmp_path: Path) -> None:
+    run = load_run(fabricate(tmp_path / "run"))
+    assert list(run.front["candidate"]) == ["c3f9", "0012"]
+    assert run.layer_columns == NAMES
+    assert run.front["quality"].isna().tolist() == [False, True]
+
+
+def test_a_missed_budget_is_said_first_and_by_how_much(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    missed = result()
+    missed["best"]["measured"]["latency_ms"] = 0.76846
+    missed |= {"budget_met": False, "binding": "latency"}
+    (run / "result.json").write_text(json.dumps(missed))
+    loaded = load_run(run)
+    assert verdict(loaded).headline == "Budget not met: latency stays beyond its limit."
+    latency = next(text for text in sentences(loaded) if text.startswith("Latency"))
+    assert "10.0 % beyond its limit" in latency
+    assert "Predicted 0.633 ms, measured 21.4 % above that" in latency
+
+
+def test_writing_again_gives_the_same_page(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
