@@ -75,7 +75,7 @@ def candidates_table(run: RunData) -> str:
         Column("loss", "n", "KL to the original's outputs, lower is better"),
         Column("quality", "n", "measured, where it was"),
         *([Column(name, "id") for name in layers] if is_split else [Column("options")]),
-        Column("export"),
+        Column("export", "screen"),
     ]
     records = run.front.to_dict("records")
     shown = thinned(records, ROWS_SHOWN, lambda row: row["candidate"] == run.best_id)

@@ -41,7 +41,7 @@ class Column:
     Args:
         title: Heading.
         kind: `n` for numbers (to the right), `id` for ids (not broken), `name` for names that may
-            break when long, empty for text.
+            break when long, `screen` for what is not printed, empty for text.
         hint: Shown when the pointer rests on the heading.
     """
 

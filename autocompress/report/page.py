@@ -74,7 +74,7 @@ button:focus-visible, a:focus-visible { outline: 2px solid var(--accent); }
 .js-plotly-plot .legend .bg, .js-plotly-plot .annotation .bg { fill: transparent !important; }
 @media (max-width: 760px) { .grid { grid-template-columns: minmax(0, 1fr); }
   main { padding: 18px 14px 48px; } }
-@media print { main { max-width: none; padding: 0; } nav, button, .modebar-container
+@media print { main { max-width: none; padding: 0; } nav, button, .screen, .modebar-container
   { display: none !important; } .scroll { max-height: none; overflow: visible; border: 0; }
   thead th { position: static; } tr, .verdict { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .grid { grid-template-columns: minmax(0, 1fr); } }
@@ -95,10 +95,16 @@ SCRIPT = """
   });
   // Paper is narrower than most windows: redraw at a page's width, then at the window's again.
   window.addEventListener("beforeprint", function () {
-    drawn.forEach(function (place) { Plotly.relayout(place, { width: 680 }); });
+    drawn.forEach(function (place) {
+      var layout = Object.assign({}, place.layout, { width: 680, autosize: false });
+      Plotly.newPlot(place, place.data, layout, { staticPlot: true });
+    });
   });
   window.addEventListener("afterprint", function () {
-    drawn.forEach(function (place) { Plotly.relayout(place, { width: null, autosize: true }); });
+    drawn.forEach(function (place) {
+      var layout = Object.assign({}, place.layout, { width: undefined, autosize: true });
+      Plotly.newPlot(place, place.data, layout, config);
+    });
   });
   function say(button, text) {
     var before = button.dataset.label || button.textContent;
