@@ -1,8 +1,8 @@
 """Our sampler: exact seeds from the tables, then neighbours of the best that a surrogate prefers.
 
-The surrogate is fitted to the told trials; its value of every single switch at the incumbent gives a
-re-linearised table that is solved again (measured switches replace the model's).  What the solver
-gives, switches of one to three units and solutions of perturbed tables compete by expected gain.
+The surrogate is fitted to the told trials; its value of every single switch at the incumbent gives
+a re-linearised table that is solved again (measured switches replace the model's).  What the
+solver gives, switches of a few units and solutions of perturbed tables compete by expected gain.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from autocompress.search.surrogate import Surrogate, blend, fit
 FRONT_EVERY = 4  # one candidate in so many serves another budget than the target
 FRONT_RANGE = (0.5, 2.0)
 WIDEST = 2.0  # times the limits: nothing larger is ever proposed
-REFIT_EVERY = 8  # trials
 MOST_TRAINED = 200  # trials; the fit costs their number cubed
 POOL = 2000
 PARENTS = 3
@@ -36,18 +35,18 @@ REFINE_SIGMA = 0.2
 class BudgetSampler:
     """Proposes candidates near the limits with a small loss; repeats none.
 
-    What is asked depends only on the problem, the seed, and the trials told so far, in their order:
-    a process that was killed and is told the same trials goes on in the same way.
+    What is asked depends only on the problem, the seed, and the trials told so far, in their
+    order: a process that was killed and is told the same trials goes on in the same way.
 
     Args:
         problem: Loss tables, costs and limits.
         rng: Gives the seed; not kept.
 
     Attributes:
-        origin: For each candidate proposed: `seed` (solver on the tables), `relinearise` (solver on
-            the table measured at the incumbent), `switch` (one to three units changed), `perturb`
-            (solver on a perturbed table), `screen` (found by listing a small space), `front` (for
-            another budget than the target), `fill` (nothing better was left).
+        origin: For each candidate proposed: `seed` (solver on the tables), `relinearise` (solver
+            on the table measured at the incumbent, or near that), `switch` (a few units changed),
+            `perturb` (solver on a perturbed table, or near that), `screen` (found by listing a
+            small space), `front` (for another budget), `fill` (nothing better was left).
         limits: The limits that are aimed at: the problem's, or, when they cannot be met, the costs
             of the closest candidate.
     """
@@ -88,7 +87,8 @@ class BudgetSampler:
         """Takes finished trials; a failed one (loss not finite) is only not proposed again."""
         for trial in trials:
             self._seen.add(trial.candidate)
-            if np.isfinite(trial.loss):
+            forbidden = not self.problem.feasible(np.array([trial.candidate]), {})[0]
+            if np.isfinite(trial.loss) and not forbidden:
                 self._trials.append(trial)
 
     def ask(self, n: int) -> list[Candidate]:
@@ -104,11 +104,20 @@ class BudgetSampler:
             fronts = sum(index % FRONT_EVERY == 0 for index in wanted)
             self._refine(batch, self.limits, len(wanted) - fronts, rng, "")
             for _ in range(fronts):
-                low, high = np.log(FRONT_RANGE)
-                factor = float(np.exp(rng.uniform(low, high)))
-                self._refine(batch, self._scaled(factor), 1, rng, "front")
+                self._serve_front(batch, rng)
         self._fill(batch, n, rng)
         return batch
+
+    def _serve_front(self, batch: list[Candidate], rng: np.random.Generator) -> None:
+        """One candidate for a random budget; small ones may be out of reach, so try a few."""
+        before = len(batch)
+        low, high = np.log(FRONT_RANGE)
+        for _ in range(4):
+            self._refine(
+                batch, self._scaled(float(np.exp(rng.uniform(low, high)))), 1, rng, "front"
+            )
+            if len(batch) > before:
+                return
 
     def _scaled(self, factor: float) -> dict[str, float]:
         names = (LOSS,) if self.problem.minimise != LOSS and LOSS in self.limits else ()
@@ -129,20 +138,18 @@ class BudgetSampler:
     ) -> None:
         if count < 1:
             return
-        model = self._surrogate(limits)
-        pool = self._pool(model, limits, rng)
+        model = self._surrogate()
+        pool = self._pool(model, limits, rng, 1 if origin else PARENTS)
         if not pool:
             return
         names = list(pool)
         rows = np.array(names, dtype=np.int64)
-        ranked = self._ranked(limits)
+        ranked, feasible = self._ranked(limits)
         if self.problem.minimise == LOSS:
-            kept = [t.loss for t in ranked if self._keeps(t, limits)] or [ranked[0].loss]
-            chosen = pick(model, rows, count, float(np.log(max(min(kept), 1e-300))))
+            chosen = pick(model, rows, count, float(np.log(max(ranked[0].loss, 1e-300))))
         else:
             costs = self.problem.costs(self.problem.minimise, rows)
-            feasible = [self._cost(t) for t in ranked if self._keeps(t, limits)]
-            best = min(feasible) if feasible else 1.01 * float(costs.max())
+            best = self._cost(ranked[0]) if feasible else 1.01 * float(costs.max())
             limit = float(np.log(max(limits.get(LOSS, np.inf), 1e-300)))
             chosen = pick(model, rows, count, best, costs, limit)
         for index in chosen:
@@ -151,13 +158,11 @@ class BudgetSampler:
     def _cost(self, trial: Trial) -> float:
         return self.problem.objective(trial.candidate, trial.loss)
 
-    def _keeps(self, trial: Trial, limits: Mapping[str, float]) -> bool:
-        row = np.array([trial.candidate])
-        fine = bool(self.problem.feasible(row, limits)[0])
-        return fine and trial.loss <= slack(limits.get(LOSS, np.inf))
+    def _ranked(self, limits: Mapping[str, float]) -> tuple[list[Trial], int]:
+        """Told trials, those within the limits by objective, then the others by violation.
 
-    def _ranked(self, limits: Mapping[str, float]) -> list[Trial]:
-        """Told trials: those within the limits by objective, then the others by violation."""
+        The number is that of the trials within the limits.
+        """
         rows = np.array([trial.candidate for trial in self._trials])
         losses = np.array([trial.loss for trial in self._trials])
         over = np.zeros(len(rows))
@@ -167,15 +172,16 @@ class BudgetSampler:
         goal = losses
         if self.problem.minimise != LOSS:
             goal = self.problem.costs(self.problem.minimise, rows)
-        return [self._trials[index] for index in np.lexsort((goal, over))]
+        order = np.lexsort((goal, over))
+        return [self._trials[index] for index in order], int((over == 0).sum())
 
-    def _surrogate(self, limits: Mapping[str, float]) -> Surrogate:
-        """The posterior of all told trials; strengths and table are chosen again now and then."""
+    def _surrogate(self) -> Surrogate:
+        """The posterior of the told trials, under the table that explains them best."""
         count = len(self._trials)
         if self._model is None or self._model[0] != count:
             trials = self._trials
             if count > MOST_TRAINED:
-                trials = self._ranked(self.limits)[: MOST_TRAINED // 2]
+                trials = self._ranked(self.limits)[0][: MOST_TRAINED // 2]
                 trials = trials + self._trials[-MOST_TRAINED // 2 :]
                 trials = list({trial.candidate: trial for trial in trials}.values())
             rows = np.array([trial.candidate for trial in trials])
@@ -185,10 +191,14 @@ class BudgetSampler:
         return self._model[1]
 
     def _pool(
-        self, model: Surrogate, limits: Mapping[str, float], rng: np.random.Generator
+        self,
+        model: Surrogate,
+        limits: Mapping[str, float],
+        rng: np.random.Generator,
+        parents_wanted: int,
     ) -> dict[Candidate, str]:
         """New candidates within the limits, with their origin."""
-        parents = [trial.candidate for trial in self._ranked(limits)[:PARENTS]]
+        parents = [trial.candidate for trial in self._ranked(limits)[0][:parents_wanted]]
         targets = self._targets(limits)
         pool: dict[Candidate, str] = {}
 
@@ -206,10 +216,9 @@ class BudgetSampler:
                 add(_lowest(fresh, model.table, POOL // len(targets)), "screen")
                 continue
             starts: list[tuple[Candidate, str]] = []
-            tables = [
-                (local, "relinearise"),
-                (perturbed(model.table, rng, REFINE_SIGMA), "perturb"),
-            ]
+            tables = [(local, "relinearise")]
+            if parents_wanted > 1:
+                tables.append((perturbed(model.table, rng, REFINE_SIGMA), "perturb"))
             for table, origin in tables:
                 found = solve_nearly(self.problem, table, target)
                 if found is not None:
@@ -231,10 +240,9 @@ class BudgetSampler:
         name = self.problem.minimise
         if name == LOSS:
             return [target]
-        best = self._cost(self._ranked(limits)[0])
-        steps = (
-            (0.999, 0.98, 0.95, 0.9) if self._keeps(self._ranked(limits)[0], limits) else (1, 1.1)
-        )
+        ranked, feasible = self._ranked(limits)
+        best = self._cost(ranked[0])
+        steps = (0.999, 0.98, 0.95, 0.9) if feasible else (1.0, 1.1)
         return [{**target, name: min(target.get(name, np.inf), best * step)} for step in steps]
 
     def _local_table(self, model: Surrogate, centre: Candidate) -> tuple[Floats, ...]:
@@ -261,7 +269,7 @@ class BudgetSampler:
         return ~np.isin(rows @ radix, seen @ radix)
 
     def _fill(self, batch: list[Candidate], n: int, rng: np.random.Generator) -> None:
-        """Tops the batch up: the smallest additive loss left, first within the limits, then wider."""
+        """Tops the batch up by additive loss, first within the limits, then wider."""
         table = self._tables[-1]
         for limits in (self.limits, self._wide):
             if len(batch) == n:

@@ -219,7 +219,7 @@ def _run(
 def _scaled(
     model: _Model, objective: Floats, rows: Sequence[Floats], upper: Sequence[float]
 ) -> Floats | None:
-    """The objective in thousandths of its linear relaxation; None when that is infeasible.
+    """The objective in units of its linear relaxation; None when that is infeasible.
 
     HiGHS stops at an absolute gap of 1e-6, which would hide the differences of small losses.
     """
@@ -238,7 +238,7 @@ def _scaled(
         return None
     largest = float(np.abs(objective).max())
     value = largest if relaxed.fun is None else abs(float(relaxed.fun))
-    return objective / max(value * 1e-3, largest * 1e-9, 1e-300)
+    return objective / max(value, largest * 1e-9, 1e-300)
 
 
 def _call(

@@ -18,7 +18,7 @@ _GRID = {1: 400, 2: 32, 3: 10}
 
 
 def sweep(problem: Problem, loss: Tables, names: Sequence[str]) -> Integers:
-    """Distinct candidates `(n, units)` that are best for some prices of the named resources.
+    """Candidates `(n, units)`, with repeats, that are best for some prices of the named resources.
 
     Conversion edges are left out of the choice (not out of costs computed later); to make up for
     that the sweep runs once with all options and once per label alone.
@@ -33,7 +33,7 @@ def sweep(problem: Problem, loss: Tables, names: Sequence[str]) -> Integers:
     has_edges = any(problem.edges(name) for name in names)
     chosen = [_choose(problem, loss, names, prices, None)]
     chosen += [_choose(problem, loss, names, prices, label) for label in (0, 1) if has_edges]
-    return np.unique(np.concatenate(chosen), axis=0)
+    return np.concatenate(chosen)
 
 
 def _scale(problem: Problem, loss: Tables, name: str) -> float:

@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.search.problem import LOSS, Candidate, Integers, Problem, Tables, slack
 
+REACH = 3  # of the descent: wide enough to trade one unit against another, cheap enough to repeat
+
 
 def additive(loss: Tables, candidates: Integers) -> NDArray[np.float64]:
     """Sums `(n,)` of a table over the units of candidates `(n, units)`."""
-    total = np.zeros(len(candidates))
-    for unit, values in enumerate(loss):
-        total += values[candidates[:, unit]]
-    return total
+    starts = np.cumsum([0, *(len(values) for values in loss[:-1])])
+    return np.asarray(np.concatenate(list(loss))[starts + candidates].sum(axis=1))
 
 
-def single_switches(problem: Problem, candidate: Candidate) -> tuple[Integers, Integers]:
-    """Allowed candidates `(n, units)` that differ in one unit, and which unit `(n,)` it is."""
-    moves = [
-        (unit, option)
-        for unit, allowed in enumerate(problem.allowed)
-        for option in np.flatnonzero(allowed)
-        if option != candidate[unit]
-    ]
-    pairs = np.array(moves, dtype=np.int64).reshape(-1, 2)
+def single_switches(
+    problem: Problem, candidate: Candidate, menus: Sequence[Integers] | None = None
+) -> tuple[Integers, Integers]:
+    """Allowed candidates `(n, units)` that differ in one unit, and which unit `(n,)` it is.
+
+    `menus` holds the options `(options,)` to try per unit; all when None.
+    """
+    if menus is None:
+        menus = [np.flatnonzero(allowed) for allowed in problem.allowed]
+    units = np.repeat(np.arange(len(menus)), [len(menu) for menu in menus])
+    pairs = np.stack([units, np.concatenate(list(menus))], axis=1)
+    pairs = pairs[pairs[:, 1] != np.array(candidate)[units]]
     rows = np.tile(np.array(candidate, dtype=np.int64), (len(pairs), 1))
     rows[np.arange(len(pairs)), pairs[:, 0]] = pairs[:, 1]
     return rows, pairs[:, 0]
 
 
+def _near(
+    problem: Problem, loss: Tables, candidate: Candidate, reach: int
+) -> list[NDArray[np.int64]]:
+    """For each unit the options closest in loss to its present one, `reach` above and below."""
+    near = []
+    for unit, (values, allowed) in enumerate(zip(loss, problem.allowed, strict=True)):
+        order = np.argsort(np.where(allowed, values, np.inf), kind="stable")[: int(allowed.sum())]
+        here = int(np.searchsorted(values[order], values[candidate[unit]]))
+        near.append(order[max(0, here - reach) : here + reach + 1])
+    return near
+
+
 def switches(
-    problem: Problem, loss: Tables, candidate: Candidate, limits: Mapping[str, float], count: int
+    problem: Problem,
+    loss: Tables,
+    candidate: Candidate,
+    limits: Mapping[str, float],
+    count: int,
+    reach: int | None = None,
 ) -> Integers:
     """The `count` best neighbours `(n, units)` by one or two switches that keep the limits.
 
@@ -43,8 +63,10 @@ def switches(
         candidate: Where to start; it may break the limits itself.
         limits: Largest allowed costs; a limit on the loss is not looked at.
         count: Most neighbours.
+        reach: Only options at most so many places away in the order of the losses of their unit.
     """
-    singles, units = single_switches(problem, candidate)
+    menus = None if reach is None else _near(problem, loss, candidate, reach)
+    singles, units = single_switches(problem, candidate, menus)
     if not len(singles):
         return singles
     gain = additive(loss, singles) - additive(loss, np.array([candidate]))
@@ -84,7 +106,7 @@ def descend(
     """Follows the best switch of one or two units until the table's sum stops falling."""
     here = float(additive(loss, np.array([candidate]))[0])
     for _ in range(steps):
-        best = switches(problem, loss, candidate, limits, 1)
+        best = switches(problem, loss, candidate, limits, 1, REACH)
         value = float(additive(loss, best)[0]) if len(best) else np.inf
         if not value < here - 1e-12 * abs(here):
             break

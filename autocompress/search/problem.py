@@ -180,6 +180,29 @@ class Problem:
     def _may_differ(self, tail: int, head: int) -> bool:
         return len(np.unique(np.concatenate([self.label(tail), self.label(head)]))) > 1
 
+    @cached_property
+    def _starts(self) -> Integers:
+        return np.cumsum([0, *self.sizes[:-1]])
+
+    @cached_property
+    def _flat_labels(self) -> Integers:
+        return np.concatenate([self.label(unit) for unit in range(len(self.units))])
+
+    @cached_property
+    def _flat(self) -> dict[str, tuple[Floats, tuple[Integers, Integers, Floats, Floats]]]:
+        """Costs of all units in one array, and the columns of the edges."""
+        flat = {}
+        for name, (units, edges) in self._folded.items():
+            ends = np.array([(edge.tail, edge.head) for edge in edges], dtype=np.int64)
+            costs = np.array([(edge.up, edge.down) for edge in edges], dtype=np.float64)
+            columns = (*ends.reshape(-1, 2).T, *costs.reshape(-1, 2).T)
+            flat[name] = (np.concatenate(units), columns)
+        return flat
+
+    @cached_property
+    def _flat_allowed(self) -> NDArray[np.bool_]:
+        return np.concatenate(self.allowed)
+
     def unit_costs(self, name: str) -> tuple[Floats, ...]:
         """Cost `(options,)` per unit; conversions to and from the outside are counted here."""
         return self._folded[name][0]
@@ -190,17 +213,14 @@ class Problem:
 
     def costs(self, name: str, candidates: Integers) -> Floats:
         """Costs `(n,)` of candidates `(n, units)`."""
-        units, edges = self._folded[name]
-        total = np.full(len(candidates), self.resources[name].constant, dtype=np.float64)
-        for unit, values in enumerate(units):
-            total += values[candidates[:, unit]]
-        for edge in edges:
-            assert edge.tail is not None
-            assert edge.head is not None
-            tail = self.label(edge.tail)[candidates[:, edge.tail]]
-            head = self.label(edge.head)[candidates[:, edge.head]]
-            total += edge.up * (head > tail) + edge.down * (tail > head)
-        return total
+        flat = self._starts + candidates
+        table, (tails, heads, up, down) = self._flat[name]
+        total = self.resources[name].constant + table[flat].sum(axis=1)
+        if len(up):
+            labels = self._flat_labels[flat]
+            rise = labels[:, heads] - labels[:, tails]
+            total += (rise > 0) @ up + (rise < 0) @ down
+        return np.asarray(total, dtype=np.float64)
 
     def cost(self, name: str, candidate: Candidate) -> float:
         """Cost of one candidate, in the unit of the resource."""
@@ -217,9 +237,7 @@ class Problem:
 
         A limit on the loss is left out: only a measurement can tell.
         """
-        fine = np.ones(len(candidates), dtype=np.bool_)
-        for unit, allowed in enumerate(self.allowed):
-            fine &= allowed[candidates[:, unit]]
+        fine: NDArray[np.bool_] = self._flat_allowed[self._starts + candidates].all(axis=1)
         for name, limit in (self.limits if limits is None else limits).items():
             if name != LOSS:
                 fine &= self.costs(name, candidates) <= slack(limit)

@@ -67,7 +67,7 @@ def seeds(
     """
     for table in tables:
         try:
-            yield solve(problem, table, limits, nodes=_NODES, gap=1e-4)
+            yield solve(problem, table, limits, nodes=_NODES, gap=1e-3)
         except InfeasibleError:
             continue  # a limit on the loss that this table thinks out of reach
     base = tables[-1]

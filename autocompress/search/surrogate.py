@@ -1,8 +1,8 @@
 """Gaussian process on what an additive table gets wrong: `log F - log S` at told candidates.
 
 Options push the outputs by vectors `d_u`; a mean KL is nearly a squared length, so with table
-entries `c_u ~ |d_u|^2` and shares `p_u = c_u / S`, `F / S ~ sum_uv sqrt(p_u p_v) cos(d_u, d_v)`.  Unknown
-cosines make the covariance of two candidates the square of an overlap
+entries `c_u ~ |d_u|^2` and shares `p_u = c_u / S`, `F / S ~ sum_uv sqrt(p_u p_v) cos(d_u, d_v)`.
+Unknown cosines make the covariance of two candidates the square of an overlap
 `q(x, y) = sum_u sqrt(p_u(x) p_u(y)) G_u(x_u, y_u)`, where `G_u` says how alike two options of a
 unit are.  A smooth term in `log S` holds the growth beyond additivity under hard compression.
 """

@@ -1,0 +1,35 @@
+"""The samplers by name."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autocompress.errors import ConfigError
+from autocompress.search.problem import Problem
+from autocompress.search.sampler import Sampler
+
+DEFAULT = "budget"
+SAMPLERS = (DEFAULT, "tpe", "nsga2", "nsga3", "random")
+
+
+def make_sampler(name: str, problem: Problem, rng: np.random.Generator) -> Sampler:
+    """A sampler for the problem.
+
+    Args:
+        name: `budget` (ours, the default), or one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
+        problem: Loss tables, costs and limits.
+        rng: Gives the seed.
+
+    Raises:
+        ConfigError: If the name is unknown.
+    """
+    if name == DEFAULT:
+        from autocompress.search.budget_sampler import BudgetSampler
+
+        return BudgetSampler(problem, rng)
+    if name not in SAMPLERS:
+        raise ConfigError(f"sampler {name!r}: allowed are {', '.join(SAMPLERS)}")
+    # Optuna takes a third of a second to import: only when it is asked for.
+    from autocompress.search.optuna_sampler import OptunaSampler
+
+    return OptunaSampler(name, problem, int(rng.integers(2**31)))
