@@ -1,8 +1,8 @@
 """Latency as a sum of prices: one per layer and option, one per change between float and int8.
 
-Operations timed alone do not add up to a model: caches, layouts and overheads differ.  So their sums are
-scaled to whole-model runs by five non-negative coefficients (float time, int8 time, boundary time,
-number of boundaries, constant); then each price is drawn towards what the runs say about it alone.
+Operations timed alone do not add up to a model: caches, layouts and overheads differ.  So their
+sums are scaled to whole-model runs by five non-negative coefficients (float time, int8 time,
+boundary time, number of boundaries, constant); then each price moves towards what the runs say.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def fit_prices(
     """Fit the five coefficients, then each price.
 
     The second step is a non-negative least squares with one more row a price, which says that the
-    price is what the coefficients make of it, give or take `PRICE_SHARE` of itself and `MODEL_SHARE`
-    of the model: prices that no run tells apart stay where they are.
+    price is what the coefficients make of it, give or take `PRICE_SHARE` of itself and
+    `MODEL_SHARE` of the model: prices that no run tells apart stay where they are.
 
     Args:
         isolated: Times of single operations; its constant is ignored.

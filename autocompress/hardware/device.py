@@ -98,7 +98,9 @@ def reject(
     allowed = (8,) if option.activations == "int8" else (4, 8, 16, 32)
     if option.bits not in allowed:
         kernels = " for int8 kernels" if option.activations == "int8" else ""
-        return f"an ONNX file holds {', '.join(map(str, allowed))} bits{kernels}, not {option.bits}"
+        return (
+            f"an ONNX file holds {', '.join(map(str, allowed))} bits{kernels}, not {option.bits}"
+        )
     return ""
 
 
@@ -110,6 +112,8 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     wanted = ("model name", "cpu family", "model", "stepping")
-    fields = dict(line.split("\t", 1) for line in text.split("\n\n")[0].splitlines() if "\t" in line)
+    fields = dict(
+        line.split("\t", 1) for line in text.split("\n\n")[0].splitlines() if "\t" in line
+    )
     parts = [fields[key].strip(" \t:") for key in wanted if key in fields]
     return " ".join(parts) or platform.machine()

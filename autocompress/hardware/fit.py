@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,9 @@ class Fit:
     fit_seconds: float
     points: tuple[Point, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @staticmethod
     def from_dict(content: dict[str, Any]) -> Fit:
+        """A fit from the plain values of `dataclasses.asdict`."""
         points = tuple(Point(**point) for point in content["points"])
         return Fit(**{**content, "points": points})
 

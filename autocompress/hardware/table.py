@@ -129,7 +129,7 @@ def cached_table(device: Device) -> LatencyTable:
 
 
 def cache_path(device: Device) -> Path:
-    """Where the table of this machine is kept: below `AUTOCOMPRESS_CACHE` or `~/.cache/autocompress`."""
+    """Where this machine's table is kept: in `AUTOCOMPRESS_CACHE` or `~/.cache/autocompress`."""
     root = os.environ.get("AUTOCOMPRESS_CACHE")
     folder = Path(root) if root else Path.home() / ".cache" / "autocompress"
     fingerprint = json.dumps(machine_fingerprint(device), sort_keys=True)

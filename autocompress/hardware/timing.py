@@ -1,6 +1,7 @@
 """Timing on a shared machine: process CPU time of interleaved blocks, and their 20th percentile.
 
-Interleaving lets every rival meet the same disturbances; the low percentile leaves most of them out.
+Interleaving lets every rival meet the same disturbances; the low percentile leaves most of them
+out.
 """
 
 from __future__ import annotations
@@ -52,14 +53,19 @@ def interleaved(
     blocks: int = 25,
     block_ms: float = 3.0,
     warmup: int = 2,
+    patience: float = 3.0,
 ) -> dict[str, Timing]:
     """Time several functions in turn: one block of each, then the next round.
 
+    While another program shares the processor, CPU time too is longer, up to half as much again
+    for integer kernels.  So rounds are added until a fifth of them are nearly the quickest.
+
     Args:
         callables: What to time, by name.
-        blocks: Rounds; 25 or more for figures that are reported.
+        blocks: Rounds, at least; 25 or more for figures that are reported.
         block_ms: CPU time that a block should take; short functions are repeated within it.
         warmup: Runs of each before the first block.
+        patience: Rounds at most, as a multiple of `blocks`.
 
     Returns:
         The `Timing` of one run of each.
@@ -69,16 +75,19 @@ def interleaved(
         for _ in range(warmup):
             run()
         repeats[name] = _repeats(run, block_ms)
-    samples = {name: np.empty(blocks) for name in callables}
-    for block in range(blocks):
-        for name, run in callables.items():
-            samples[name][block] = _block_ms(run, repeats[name])
-    return {name: Timing.of(values) for name, values in samples.items()}
+    rounds: list[list[float]] = []
+    while len(rounds) < blocks or (len(rounds) < patience * blocks and _is_disturbed(rounds)):
+        rounds.append([_block_ms(run, repeats[name]) for name, run in callables.items()])
+    samples = np.array(rounds).T
+    return {name: Timing.of(row) for name, row in zip(callables, samples, strict=True)}
 
 
-def ratio(
-    over: Timing, under: Timing, generator: np.random.Generator, draws: int = 400
-) -> Ratio:
+def _is_disturbed(rounds: list[list[float]]) -> bool:
+    totals = np.array(rounds).sum(axis=1)
+    return float(np.percentile(totals, PERCENTILE)) > 1.04 * float(totals.min())
+
+
+def ratio(over: Timing, under: Timing, generator: np.random.Generator, draws: int = 400) -> Ratio:
     """`over / under` of two functions that were timed in the same rounds.
 
     Args:

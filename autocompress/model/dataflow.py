@@ -1,4 +1,4 @@
-"""How values run from layer to layer: which ReLU follows a layer, and whose output arrives unchanged."""
+"""How values run from layer to layer: which ReLU follows one, whose output reaches the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's model as an ONNX graph with a hole for each layer, exported once and filled many times."""
+"""The user's model as an ONNX graph with a hole for each layer: exported once, filled often."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class FloatGraph:
     """A model without its layers.
 
     Args:
-        proto: Optimised graph in which each call of a layer is one node `autocompress.Layer` of the
-            same name; the layers' weights are not in it.
+        proto: Optimised graph in which each call of a layer is one node `autocompress.Layer` that
+            bears the layer's name; the layers' weights are not in it.
         layers: The layers that are holes, in model order.
         modules: Their dense modules.
         static_batch: Batch size that the graph is bound to; 0 when it takes any.
@@ -132,9 +132,9 @@ def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
     names = {layer.name: layer for layer in layers}
     groups: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
     for node in graph.node:
-        scopes = _scopes(node)
-        if len(scopes) > 1 and scopes[-2] in names:
-            groups.setdefault(tuple(scopes), []).append(node)
+        found = tuple(_scopes(node))
+        if len(found) > 1 and found[-2] in names:
+            groups.setdefault(found, []).append(node)
     initializers = {tensor.name for tensor in graph.initializer}
     holes: dict[int, onnx.NodeProto] = {}
     inside: set[int] = set()
@@ -170,7 +170,7 @@ def _stays(node: onnx.NodeProto, inside: set[int], holes: dict[int, onnx.NodePro
 def _absorb_relu(
     nodes: list[onnx.NodeProto], layers: dict[str, Layer], outputs: set[str]
 ) -> list[onnx.NodeProto]:
-    """Let a hole take in the ReLU that alone reads it, so that rounding can come after the ReLU."""
+    """Let a hole take in the ReLU that alone reads it, so that rounding comes after the ReLU."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in nodes:
         for name in node.input:
@@ -196,7 +196,7 @@ def _scopes(node: onnx.NodeProto) -> list[str]:
 
 
 def _tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold constants around the holes and drop the exporter's notes, which can outweigh the model."""
+    """Fold constants around the holes; drop the exporter's notes, which can outweigh the model."""
     from onnxscript import optimizer, rewriter
 
     with _quiet():

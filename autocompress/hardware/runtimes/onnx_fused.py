@@ -1,4 +1,4 @@
-"""Looks at the graph that onnxruntime really runs: int8 layers must be int8 operators, float ones float."""
+"""Looks at the graph that onnxruntime really runs: int8 layers must be int8 there."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def check_fused(proto: onnx.ModelProto, treated: Mapping[str, Treated]) -> dict[
 def _step_of(
     node: onnx.NodeProto, steps: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto
 ) -> str | None:
-    """Which step an optimised node runs: passes rename nodes after the step or after its output."""
+    """Which step an optimised node runs: passes name it after the step or after its output."""
     words = node.name.removeprefix("fused ")
     for step in steps:
         if words == step or words.startswith(f"{step}_"):

@@ -53,14 +53,14 @@ def assemble(
 
 
 def base_bytes(graph: FloatGraph, threads: int = 1) -> int:
-    """Bytes of the file without its layers.  With every layer's `hole_bytes` they give the file's
+    """Bytes of the file without its layers.  With every layer's `layer_bytes` they give the file's
     size to within a few bytes, which are the length field of the graph."""
     proto = _shell(graph, threads)
     kept = [node for node in graph.proto.graph.node if node.op_type != HOLE]
-    return proto.ByteSize() + message_bytes(kept) + 2
+    return int(proto.ByteSize()) + message_bytes(kept) + 2
 
 
-def hole_bytes(graph: FloatGraph, name: str, treated: Treated, storage: str) -> int:
+def layer_bytes(graph: FloatGraph, name: str, treated: Treated, storage: str) -> int:
     """Bytes that layer `name` under a treatment adds to the file, all of its calls together."""
     return sum(
         _fill(graph, node, treated, storage, call).size_bytes

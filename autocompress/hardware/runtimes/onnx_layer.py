@@ -1,14 +1,15 @@
 """How one treated layer is written in ONNX: its nodes, its stored tensors, and the bytes of both.
 
-Float layers stay `Conv` and `Gemm`.  Int8 layers are written as quantise-dequantise pairs around the
-same nodes, which onnxruntime fuses into `QLinearConv` and `QGemm`: uint8 activations per tensor, int8
-weights per output channel, int32 bias.
+Float layers stay `Conv` and `Gemm`.  Int8 layers are written as quantise-dequantise pairs around
+the same nodes, which onnxruntime fuses into `QLinearConv` and `QGemm`: uint8 activations per
+tensor, int8 weights per output channel, int32 bias.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -91,27 +92,6 @@ def layer_nodes(
     return writer.result
 
 
-def layer_bytes(
-    layer: Layer,
-    module: nn.Module,
-    treated: Treated,
-    storage: str = "archive",
-    *,
-    tensor_in: str = "input",
-    tensor_out: str = "output",
-    relu: bool = False,
-) -> int:
-    """Bytes that a treated layer adds to an ONNX file, all of its calls together.
-
-    The arguments are those of `layer_nodes`.  `FloatGraph.layer_bytes` fills in the names of tensors.
-    """
-    names = {"tensor_in": tensor_in, "tensor_out": tensor_out, "relu": relu}
-    return sum(
-        layer_nodes(layer, module, treated, storage, call=call, **names).size_bytes  # type: ignore[arg-type]
-        for call in range(max(1, layer.calls))
-    )
-
-
 def dense_treated(module: nn.Module) -> Treated:
     """The identity: the module's own float32 weights."""
     weight, bias = module.weight, module.bias
@@ -174,7 +154,7 @@ class _Writer:
         elif bias is not None:
             inputs.append(self.tensor("bias", bias.float().numpy()))
         if isinstance(self.module, nn.Conv2d):
-            attributes = convolution_attributes(self.module) if index == 0 else {}
+            attributes: dict[str, Any] = convolution_attributes(self.module) if not index else {}
             self.node("Conv", inputs, target, name=self.step_name(index), **attributes)
         else:
             self.node("Gemm", inputs, target, name=self.step_name(index), transB=1)
@@ -277,7 +257,7 @@ class _Writer:
         *,
         once: bool = False,
         name: str = "",
-        **attributes: int | list[int],
+        **attributes: Any,
     ) -> str:
         if not (once and self.call):
             # Only the node that does the arithmetic is named: names cost bytes.
@@ -286,7 +266,7 @@ class _Writer:
         return target
 
 
-def convolution_attributes(module: nn.Conv2d) -> dict[str, list[int]]:
+def convolution_attributes(module: nn.Conv2d) -> dict[str, Any]:
     """Attributes of the ONNX `Conv` node of a convolution whose padding, if any, is of zeros."""
     if module.padding_mode != "zeros":
         pads = [0, 0, 0, 0]  # the exporter writes a Pad node in front of the layer

@@ -1,4 +1,4 @@
-"""ONNX models of one operation each, to be timed alone: a layer under a treatment, or a boundary."""
+"""ONNX models of one operation each, to be timed alone: a treated layer, or a boundary."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def layer_signature(layer: Layer, module: nn.Module, option: Option) -> str:
 
 
 def layer_model(layer: Layer, module: nn.Module, option: Option) -> onnx.ModelProto:
-    """One layer alone.  An int8 layer reads and gives uint8, so that no boundary is in its time."""
+    """One layer alone.  An int8 layer reads and gives uint8: no boundary is in its time."""
     relu = layer.activation == "relu"
     is_int8 = option.activations == "int8"
     treated = stand_in(layer, module, option)

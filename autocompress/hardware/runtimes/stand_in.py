@@ -45,7 +45,8 @@ def output_zero(layer: Layer) -> int:
 
 
 def _values(rows: int, columns: int) -> Tensor:
-    return torch.linspace(-1, 1, rows * columns).reshape(rows, columns) / columns**0.5
+    values: Tensor = torch.linspace(-1, 1, rows * columns) / columns**0.5
+    return values.reshape(rows, columns)
 
 
 def _floats(matrix: Tensor) -> StoredTensor:

@@ -1,0 +1,74 @@
+"""Candidates for calibration: drawn over kernel classes, with made-up weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from autocompress.compression.treated import Treated
+from autocompress.hardware.cost_model import Candidate
+from autocompress.hardware.device import kernel_class
+from autocompress.hardware.runtimes.onnx_float import FloatGraph
+from autocompress.hardware.runtimes.stand_in import output_zero, stand_in
+from autocompress.model.layer import Layer, matrix_shape
+from autocompress.search_space.option import Option
+
+Menus = Mapping[str, Sequence[Option]]
+
+
+def draw_candidates(
+    classes: Menus, count: int, generator: np.random.Generator
+) -> list[dict[str, Option]]:
+    """Distinct candidates of kernel classes: all dense, all int8, then random mixtures.
+
+    The share of int8 layers differs from one to the next, so that every amount of mixing occurs.
+    Fewer than `count` come back when there are no more.
+    """
+    int8 = {
+        name: next((option for option in menu if option.activations == "int8"), menu[0])
+        for name, menu in classes.items()
+    }
+    drawn = [{name: menu[0] for name, menu in classes.items()}]
+    if int8 != drawn[0]:
+        drawn.append(int8)
+    tries = 0
+    while len(drawn) < count and tries < 50 * count:
+        tries += 1
+        share = generator.random()
+        candidate = {}
+        for name, menu in classes.items():
+            wanted = "int8" if generator.random() < share else "float32"
+            options = [option for option in menu if option.activations == wanted] or list(menu)
+            candidate[name] = options[int(generator.integers(len(options)))]
+        if candidate not in drawn:
+            drawn.append(candidate)
+    return drawn
+
+
+def stand_ins(graph: FloatGraph, candidate: Candidate) -> dict[str, Treated]:
+    """Made-up treatments with the kernels of a candidate; grids of neighbours agree."""
+    zeros = {layer.name: output_zero(layer) for layer in graph.layers}
+    return {
+        layer.name: stand_in(
+            layer,
+            graph.modules[layer.name],
+            kernel_class(candidate[layer.name]),
+            zeros.get(layer.source, 128),
+        )
+        for layer in graph.layers
+        if not kernel_class(candidate.get(layer.name, Option())).is_identity
+    }
+
+
+def candidate_macs(layers: Sequence[Layer], candidate: Candidate) -> float:
+    """Multiply-adds of a candidate's treated layers for the example inputs."""
+    total = 0.0
+    for layer in layers:
+        option = candidate.get(layer.name, Option())
+        share = 1.0
+        if option.is_factored:
+            rows, columns = matrix_shape(layer.weight_shape)
+            share = layer.rank(option.rank) * (rows + columns) / (rows * columns)
+        total += share * layer.macs
+    return total
