@@ -29,6 +29,8 @@ from autocompress.report.units import (
 if TYPE_CHECKING:
     import pandas
 
+    from autocompress.hardware.fit import Fit
+
 _NAME_WIDTH = 20
 _OPTIONS_SHOWN = 2
 _NAMES_SHOWN = 4
@@ -230,3 +232,17 @@ def _names(names: Sequence[Any]) -> str:
     shown = ", ".join(shortened(name, _NAME_WIDTH) for name in names[:_NAMES_SHOWN])
     more = len(names) - _NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def fit_table(fit: Fit) -> Table:
+    """How good a device's cost model is on held-out candidates, beside a FLOPs-only model."""
+    table = _table(title=f"cost model on {sum(p.held_out for p in fit.points)} held-out candidates")
+    table.add_column("")
+    for name in ("cost model", "FLOPs only"):
+        table.add_column(name, justify="right")
+    table.add_row("mean error", f"{fit.mape_percent:.1f} %", f"{fit.flops_mape_percent:.1f} %")
+    table.add_row("Spearman", f"{fit.spearman:.3f}", f"{fit.flops_spearman:.3f}")
+    table.add_row("worst error", f"{fit.worst_percent:.1f} %", NOTHING)
+    table.add_row("noise floor", f"{fit.noise_floor_percent:.1f} %", NOTHING)
+    table.add_row("table, seconds", f"{fit.table_seconds:.1f}", NOTHING)
+    return table

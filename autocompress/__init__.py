@@ -1,0 +1,30 @@
+"""autocompress: compresses trained PyTorch models to a size, latency and quality budget, as measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autocompress.api import Result as Result
+    from autocompress.api import compress as compress
+    from autocompress.deploy.archive import load_archive as load_archive
+    from autocompress.deploy.onnx_file import load_onnx as load_onnx
+
+__version__ = "0.1.0"
+__all__ = ["Result", "compress", "load_archive", "load_onnx"]
+
+_HOMES = {
+    "Result": "autocompress.api",
+    "compress": "autocompress.api",
+    "load_archive": "autocompress.deploy.archive",
+    "load_onnx": "autocompress.deploy.onnx_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: `import autocompress` alone loads neither torch nor onnxruntime."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autocompress' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

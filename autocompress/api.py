@@ -1,0 +1,168 @@
+"""The Python face: `compress(...)` takes the user's objects and gives a `Result`; the command line uses the
+same run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autocompress.errors import ConfigError
+from autocompress.model.task import Task
+from autocompress.search_space.candidate import Candidate
+from autocompress.study.config import StudyFile, make_study
+from autocompress.study.events import Listener, Silent
+from autocompress.study.finalist import Finalist, make_finalist
+from autocompress.study.run import run_study
+from autocompress.study.ship import Outcome, write_model
+from autocompress.study.status import JOURNAL
+from autocompress.study.storage import load_records
+from autocompress.toml import validate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A model that can be used and exported.
+
+    Args:
+        candidate: Its short id; `original` when nothing better was found.
+        model: The torch module; a float twin of what the runtime computes.
+    """
+
+    candidate: str
+    model: nn.Module
+    _outcome: Outcome
+    _finalist: Finalist | None
+
+    def export(self, path: Path | str) -> int:
+        """Writes the model: an ONNX file for `.onnx`, a packed archive for `.acz`.
+
+        Args:
+            path: The ending decides the format.
+
+        Returns:
+            Bytes written.
+
+        Raises:
+            ConfigError: If the ending is neither, or there is nothing to export.
+            StorageError: If the file cannot be written.
+        """
+        path = Path(path)
+        form = {".onnx": "onnx", ".acz": "archive"}.get(path.suffix)
+        if form is None:
+            raise ConfigError(f"{path}: the name must end in .onnx or .acz")
+        if self._finalist is None:
+            raise ConfigError("the original was kept: there is no compressed model to export")
+        return write_model(self._outcome.prepared, self._finalist, path, form)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a run.
+
+    Args:
+        outcome: The run and its `result.json`.
+    """
+
+    outcome: Outcome
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The content of `result.json`."""
+        return self.outcome.result
+
+    @property
+    def budget_met(self) -> bool:
+        """Whether every limit was kept, as measured."""
+        return self.outcome.budget_met
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.outcome.folder
+
+    @cached_property
+    def front(self) -> pd.DataFrame:
+        """The non-dominated candidates, smallest first; one row each."""
+        from autocompress.report.data import read_front
+
+        return read_front(self.folder / "front.csv")
+
+    @cached_property
+    def best(self) -> Compressed:
+        """What is delivered."""
+        winner = self.outcome.winner
+        if winner is None:
+            return Compressed("original", self.outcome.prepared.model.dense, self.outcome, None)
+        return Compressed(winner.candidate.id, winner.module, self.outcome, winner)
+
+    def candidate(self, id: str) -> Compressed:
+        """Any evaluated candidate, fitted in sequence and ready to export, without a new search.
+
+        Raises:
+            ConfigError: If no candidate has that id.
+        """
+        records = {record.id: record for record in load_records(self.folder / JOURNAL)}
+        if id not in records:
+            raise ConfigError(f"candidate {id!r}: not among the {len(records)} evaluated; see `front`")
+        finalist = make_finalist(self.outcome.prepared, Candidate.from_dict(records[id].choices))
+        return Compressed(id, finalist.module, self.outcome, finalist)
+
+    def report(self, path: Path | str | None = None) -> Path:
+        """Writes `report.html` into the run directory, or to `path`."""
+        from autocompress.files import write_bytes
+        from autocompress.report.html import write_report
+
+        written = write_report(self.folder)
+        if path is None:
+            return written
+        write_bytes(Path(path), written.read_bytes())
+        return Path(path)
+
+
+def compress(
+    model: nn.Module,
+    *,
+    calibration: Any,
+    example_inputs: Any,
+    evaluate: Callable[..., float],
+    budget: Mapping[str, str],
+    name: str = "model",
+    out: Path | str | None = None,
+    listener: Listener | None = None,
+    **settings: Any,
+) -> Result:
+    """Compresses a model to a budget.
+
+    Args:
+        model: Trained, float32, on the CPU; not changed.
+        calibration: Inputs without labels: a tensor `(n, ...)`, a tuple of tensors for several inputs,
+            or an iterable of batches.  500 or more examples are a good number.
+        example_inputs: One input as the device will see it, a tensor or a tuple.
+        evaluate: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`.
+        budget: Limits by name, such as `{"size": "10%", "latency": "80%", "quality": "-0.5pt"}`.
+        name: Name of the study in the result.
+        out: Run directory; give one to be able to resume.  A new temporary folder by default.
+        listener: Hears of the progress.
+        **settings: Keys of `study.toml`, such as `space="int8_mixed"`, `evaluations=50`, `seed=1`.
+
+    Returns:
+        The result; `budget_met` says whether every limit was kept.
+
+    Raises:
+        AutocompressError: If something that was given is not usable; the message names it.
+    """
+    task = Task(lambda: model, lambda: calibration, lambda: example_inputs, evaluate, "compress()")
+    checked = validate({**settings, "schema_": 1}, StudyFile, "compress()")
+    limits = [f"{key}={value}" for key, value in budget.items()]
+    study = make_study(name, task, checked, limits)
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="autocompress-"))
+    return Result(run_study(study, folder, listener or Silent()))

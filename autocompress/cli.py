@@ -1,0 +1,207 @@
+"""The command line.  Heavy imports stay inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autocompress.errors import AutocompressError
+
+EXIT_NOT_MET = 3
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Compresses trained PyTorch models to a size, latency and quality budget, as measured.",
+    epilog="Exit codes: 0 budget met, 2 bad usage or input, 3 budget not met (closest point saved),"
+    " 130 interrupted (run the same command to go on).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyFolder = Annotated[Path, typer.Argument(help="Study folder: study.toml and task.py.")]
+RunFolder = Annotated[Path, typer.Argument(help="Run directory, such as runs/lenet5_mnist.")]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget", metavar="NAME=VALUE", help="size=10%, latency=2ms, quality=-0.5pt; may be repeated."
+    ),
+]
+
+
+@app.command()
+def run(
+    study: StudyFolder,
+    budget: Budget = None,
+    space: Annotated[str | None, typer.Option(help="Search space: preset or .toml.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Objective: preset or .toml.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where the model will run.")] = None,
+    storage: Annotated[str | None, typer.Option(help="What ships: archive or onnx.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="budget (ours), tpe, nsga2, nsga3 or random.")
+    ] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Candidates to evaluate.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option(help="Stop searching after this time, such as 10m, and confirm.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes every draw.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/<study> by default.")] = None,
+) -> None:
+    """Compress a study's model to its budget; an interrupted run goes on."""
+    from rich.console import Console
+
+    from autocompress.report.html import write_report
+    from autocompress.report.progress import Display
+    from autocompress.report.tables import result_table
+    from autocompress.study.config import load_study
+    from autocompress.study.run import run_study
+    from autocompress.study.status import begin, finish
+
+    overrides = {
+        "space": space,
+        "objective": objective,
+        "device": device,
+        "storage": storage,
+        "sampler": sampler,
+        "evaluations": evaluations,
+        "max_time": max_time,
+        "seed": seed,
+    }
+    loaded = load_study(study, overrides, budget or ())
+    folder = out or Path("runs") / loaded.name
+    begin(folder, study, overrides, budget or ())
+    console = Console()
+    with Display(console) as display:
+        outcome = run_study(loaded, folder, display)
+    finish(folder)
+    report = write_report(folder)
+    console.print(result_table(outcome.result, loaded.settings.metric))
+    seconds = outcome.result["seconds"]
+    spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    console.print(f"seconds: {spent}; total {sum(seconds.values()):.1f}", highlight=False, soft_wrap=True)
+    for name in ("model.acz", "model.onnx", "plan.json", "front.csv", "result.json"):
+        if (folder / name).is_file():
+            console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
+    console.print(f"  {report}", highlight=False, soft_wrap=True)
+    if not outcome.budget_met:
+        best, binding = outcome.result["best"]["candidate"], outcome.result["binding"]
+        console.print(
+            f"budget not met: the limit on {binding} binds; the closest point, {best}, was saved",
+            style="bold red",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_NOT_MET)
+    console.print("budget met, as measured", style="bold green")
+
+
+@app.command()
+def layers(
+    study: StudyFolder,
+    space: Annotated[str | None, typer.Option(help="Search space: preset or .toml.")] = None,
+) -> None:
+    """List every layer: shape, parameters, shares, options, and why one is left alone."""
+    from rich.console import Console
+
+    from autocompress.report.tables import layers_table
+    from autocompress.study.config import load_study
+    from autocompress.study.layers import layer_shares
+
+    Console().print(layers_table(layer_shares(load_study(study, {"space": space}))))
+
+
+@app.command()
+def show(run: RunFolder) -> None:
+    """Show a run: its state, best point, front, and the limit that binds; works while it goes on."""
+    from rich.console import Console
+
+    from autocompress.report.tables import front_table, result_table
+    from autocompress.study.front import front_of, table_of
+    from autocompress.study.status import status
+
+    console = Console()
+    found = status(run)
+    console.print(f"{run}: {found.state}, {len(found.records)} candidates evaluated", highlight=False)
+    if found.state != "finished" and found.result:
+        console.print("the result below is that of the last finished run", highlight=False)
+    best = ""
+    if found.result:
+        best = found.result["best"]["candidate"]
+        console.print(result_table(found.result, found.result["metric"]["name"]))
+        met = "met" if found.result["budget_met"] else "not met"
+        binding = found.result["binding"]
+        console.print(f"budget {met}; {f'{binding} binds' if binding else 'no limit binds'}")
+    front = front_of(found.records)
+    if front:
+        console.print(front_table(table_of(front, {}), best=best))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    candidate: Annotated[str | None, typer.Option(help="Id from the front.")] = None,
+    budget: Budget = None,
+    format: Annotated[str | None, typer.Option(help="onnx or archive; else by the ending.")] = None,
+) -> None:
+    """Write any evaluated point as an ONNX file or a packed archive, without a new search."""
+    from rich.console import Console
+
+    from autocompress.report.progress import Display
+    from autocompress.report.units import size_text
+    from autocompress.study.export import export_point
+
+    console = Console()
+    with Display(console) as display:
+        point, size = export_point(run, output, candidate, budget or (), format, display)
+    console.print(f"{output}: candidate {point}, {size_text(size)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write the run's report.html again."""
+    from autocompress.report.html import write_report
+    from autocompress.study.status import read_run
+
+    read_run(run)
+    typer.echo(write_report(run))
+
+
+@app.command()
+def profile(
+    device: Annotated[str, typer.Argument(help="Device, such as onnxruntime-cpu.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Study whose layers are timed; else a small reference net.")
+    ] = None,
+) -> None:
+    """Measure a device's table and say how good the cost model is on candidates it has not seen."""
+    from rich.console import Console
+
+    from autocompress.report.progress import Display
+    from autocompress.report.tables import fit_table
+    from autocompress.study.layers import measure_device
+
+    console = Console()
+    with Display(console) as display:
+        fit, path = measure_device(device, study, display)
+    console.print(fit_table(fit))
+    console.print(f"table: {path}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point: prints what went wrong as one sentence and exits with its code."""
+    try:
+        app()
+    except AutocompressError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: run the same command to go on", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

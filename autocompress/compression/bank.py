@@ -1,0 +1,159 @@
+"""The bank: every (layer, option) compressed once, on disk, found again by content.
+
+The key of an entry is a hash of the dense layer, the whole model before it (through the calibration
+inputs and weights), the option and the code that made it, so nothing stale is ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from autocompress.compression.compress import compress_layer
+from autocompress.compression.moments import Statistics
+from autocompress.compression.treated import Grid, StoredTensor, Treated
+from autocompress.files import write_bytes
+from autocompress.model.layer import Layer
+from autocompress.search_space.option import Option
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One layer under one option.
+
+    Args:
+        treated: What is stored; its tensors are mapped from the file.
+        error: Relative output error on the calibration inputs.
+    """
+
+    treated: Treated
+    error: float
+
+
+class Bank:
+    """A folder of entries.
+
+    Args:
+        folder: Created when the first entry is written.
+        content: Hash of model weights and calibration inputs (`fingerprint`).
+    """
+
+    def __init__(self, folder: Path, content: str) -> None:
+        self.folder = folder
+        self.content = content
+        self.made = 0
+        self.reused = 0
+        self._entries: dict[tuple[str, Option], Entry] = {}
+
+    def fill(
+        self,
+        layer: Layer,
+        module: nn.Module,
+        statistics: Callable[[], Statistics],
+        options: Iterable[Option],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Makes the entries that are missing; those on disk are mapped.
+
+        Args:
+            layer: The layer.
+            module: The dense module.
+            statistics: Gives the calibration statistics; only called when something is missing.
+            options: The layer's menu; the identity is skipped.
+            done: Called after each entry.
+
+        Raises:
+            StorageError: If an entry cannot be written; those before it are kept.
+        """
+        missing = []
+        for option in options:
+            if option.is_identity:
+                continue
+            entry = _read(self._path(layer, option))
+            if entry is None:
+                missing.append(option)
+                continue
+            self._entries[layer.name, option] = entry
+            self.reused += 1
+            done()
+        if not missing:
+            return
+        for option, treated, error in compress_layer(layer, module, statistics(), missing):
+            entry = Entry(treated, error)
+            path = self._path(layer, option)
+            write_bytes(path, _pack(entry))
+            self._entries[layer.name, option] = _read(path) or entry
+            self.made += 1
+            done()
+
+    def __getitem__(self, key: tuple[str, Option]) -> Entry:
+        return self._entries[key]
+
+    def _path(self, layer: Layer, option: Option) -> Path:
+        text = json.dumps([self.content, layer.name, option.id, recipe()])
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+
+
+def fingerprint(model: nn.Module, inputs: Iterable[Tensor]) -> str:
+    """Hash of every parameter and buffer by name, and of the calibration inputs."""
+    digest = hashlib.sha256()
+    tensors = [*model.state_dict().items(), *((str(i), x) for i, x in enumerate(inputs))]
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@cache
+def recipe() -> str:
+    """Hash of the code that makes entries: another version of it makes other entries."""
+    digest = hashlib.sha256()
+    for name in ("compress", "factorize", "moments", "quantize", "sparsify", "treated"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def _pack(entry: Entry) -> bytes:
+    treated = entry.treated
+    tensors: dict[str, Tensor] = {}
+    for index, weight in enumerate(treated.weights):
+        tensors[f"codes{index}"] = weight.codes.contiguous()
+        if weight.scale is not None:
+            tensors[f"scale{index}"] = weight.scale.contiguous()
+    if treated.bias is not None:
+        tensors["bias"] = treated.bias.contiguous()
+    facts = {
+        "bits": [weight.bits for weight in treated.weights],
+        "grids": [grid and [grid.scale, grid.zero_point] for grid in treated.grids],
+        "error": entry.error,
+    }
+    return save(tensors, {"entry": json.dumps(facts)})
+
+
+def _read(path: Path) -> Entry | None:
+    """The entry of a file, or None where there is none; a damaged one is made again."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["entry"])
+            tensors: Mapping[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    weights = tuple(
+        StoredTensor(bits, tensors[f"codes{index}"], tensors.get(f"scale{index}"))
+        for index, bits in enumerate(facts["bits"])
+    )
+    grids = tuple(Grid(*grid) if grid else None for grid in facts["grids"])
+    return Entry(
+        Treated(weights, tensors.get("bias"), grids), facts["error"], facts["coded_bytes"]
+    )

@@ -1,0 +1,136 @@
+"""Makes the options of one layer: factors, prunes and rounds in that order, as one composed step each.
+
+The order is weaker perturbation first: rank, then sparsity, then rounding with error feedback on the
+survivors (notes of the field: "progressive intensity"), so errors are made up together, never added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compression.factorize import refit_second, whitened_svd
+from autocompress.compression.moments import Statistics, damped, fit_grid
+from autocompress.compression.quantize import round_to_nearest, round_with_feedback
+from autocompress.compression.sparsify import prune, prune_magnitude
+from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
+from autocompress.model.layer import Layer
+from autocompress.search_space.option import Option
+
+
+def compress_layer(
+    layer: Layer, module: nn.Module, statistics: Statistics, options: Iterable[Option]
+) -> Iterator[tuple[Option, Treated, float]]:
+    """Yields every option with what is stored for it and its relative output error.
+
+    Args:
+        layer: The record of the layer.
+        module: The dense Linear or Conv2d.
+        statistics: Of the layer's input.
+        options: The identity is not treated and must not be among them.
+
+    Yields:
+        Option, stored layer, and `tr(D H D^T) / tr(W H W^T)` with `D` the change of the weight.
+    """
+    weight = module.weight.detach().flatten(1).double()  # type: ignore[union-attr, operator]
+    moment = damped(statistics.second_moment)
+    whole = float(((weight @ moment) * weight).sum().clamp_min(1e-30))
+    ordered = sorted(options, key=lambda option: (option.method, option.rank, option))
+    for (method, _), group in groupby(ordered, key=lambda option: (option.method, option.rank)):
+        same = list(group)
+        make = _nearest if method == "nearest" else _obs
+        stored = make(weight, moment, layer, same)
+        for option, tensors in stored:
+            treated = finish(module, statistics, option, tensors)
+            change = treated.matrix().double() - weight
+            yield option, treated, float(((change @ moment) * change).sum()) / whole
+
+
+def finish(
+    module: nn.Module, statistics: Statistics, option: Option, tensors: tuple[StoredTensor, ...]
+) -> Treated:
+    """Adds bias and, for int8, grids to the stored tensors of a layer."""
+    bias = module.bias.detach() if isinstance(module.bias, Tensor) else None
+    if bias is not None and option.bits < 32:
+        bias = bias.half()
+    treated = Treated(tensors, bias)
+    if option.activations != "int8":
+        return treated
+    return Treated(tensors, bias, _grids(module, statistics, treated))
+
+
+def _grids(module: nn.Module, statistics: Statistics, treated: Treated) -> tuple[Grid | None, ...]:
+    """Grids of the input, of the values between two factors, and of a convolution's output.
+
+    A Linear writes float: its integer kernel does not need an output grid, and what reads it brings
+    its own.
+    """
+    middle: list[Grid | None] = []
+    if len(treated.weights) > 1:
+        built = build_module(module, treated)
+        assert isinstance(built, nn.Sequential)
+        with torch.no_grad():
+            middle.append(fit_grid(built[0](statistics.sample).flatten()))
+    output = statistics.output_grid if isinstance(module, nn.Conv2d) else None
+    return (statistics.input_grid, *middle, output)
+
+
+def _obs(
+    weight: Tensor, moment: Tensor, layer: Layer, options: list[Option]
+) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
+    """Options of one rank, with error feedback; those that differ in activations share the work."""
+    first, _ = (
+        whitened_svd(weight, moment, layer.rank(options[0].rank))
+        if options[0].is_factored
+        else (weight, None)
+    )
+    pruned = prune(first, moment, {option.sparsity for option in options})
+    for sparsity, group in groupby(sorted(options, key=_sparsity), key=_sparsity):
+        same = list(group)
+        rounded = round_with_feedback(pruned[sparsity], [option.bits for option in same], moment)
+        tensors = {
+            bits: (stored, *_complete(weight, stored, moment, sparsity))
+            if options[0].is_factored
+            else (stored,)
+            for bits, stored in rounded.items()
+        }
+        for option in same:
+            yield option, tensors[option.bits]
+
+
+def _complete(
+    weight: Tensor, first: StoredTensor, moment: Tensor, sparsity: float
+) -> tuple[StoredTensor, ...]:
+    """The second factor, fitted to the first as it was stored, then treated in the same way."""
+    second, middle = refit_second(weight, first.dense().double(), moment)
+    kept = prune(second, middle, {sparsity})[sparsity]
+    return (round_with_feedback(kept, [first.bits], middle)[first.bits],)
+
+
+def _nearest(
+    weight: Tensor, moment: Tensor, layer: Layer, options: list[Option]
+) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
+    """Options of one rank by plain SVD, magnitude and rounding to nearest."""
+    factors: tuple[Tensor, ...] = (weight,)
+    if options[0].is_factored:
+        plain = torch.eye(len(moment), dtype=moment.dtype)
+        factors = whitened_svd(weight, plain, layer.rank(options[0].rank))
+    for option in options:
+        yield (
+            option,
+            tuple(
+                round_to_nearest(
+                    prune_magnitude(factor, option.sparsity),
+                    option.bits,
+                    torch.ones(factor.shape[1]),
+                )
+                for factor in factors
+            ),
+        )
+
+
+def _sparsity(option: Option) -> float:
+    return option.sparsity

@@ -1,0 +1,149 @@
+"""One calibration pass: second moments of every layer's input, and the int8 grids of its values.
+
+The second moment `H = E[x x^T]` is all that pruning, rounding and factorising need to know about the
+data: the output error of a weight change `D` is `tr(D H D^T)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compression.treated import Grid
+from autocompress.model.layer import Layer
+from autocompress.model.task import Inputs
+
+SAMPLE_EXAMPLES = 128  # examples kept of every layer's input, to set the grid between two factors
+SAMPLE_VALUES = 200_000  # values looked at to choose a grid
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What calibration says about one layer.
+
+    Args:
+        second_moment: `(d, d)` float64 mean of `x x^T` over all rows that the weight meets, where
+            `d = in * kh * kw`.
+        mean: `(d,)` float64 mean of `x`.
+        sample: Some of the layer's inputs, `(n, ...)` float32.
+        input_grid: int8 grid of the input.
+        output_grid: int8 grid of the output, after the ReLU where one follows.
+    """
+
+    second_moment: Tensor
+    mean: Tensor
+    sample: Tensor
+    input_grid: Grid
+    output_grid: Grid
+
+
+def collect(
+    model: nn.Module, layers: Sequence[Layer], inputs: Inputs, batch: int = 128
+) -> dict[str, Statistics]:
+    """Runs the calibration inputs through the dense model once.
+
+    Args:
+        model: In evaluation mode.
+        layers: The layers to watch; Linear or Conv2d.
+        inputs: `(n, ...)` for each input of the model.
+        batch: Examples in one forward pass.
+    """
+    watchers = {layer.name: _Watcher(model.get_submodule(layer.name), layer) for layer in layers}
+    handles = [watcher.module.register_forward_hook(watcher.hook) for watcher in watchers.values()]
+    try:
+        with torch.no_grad():
+            for parts in zip(*(tensor.split(batch) for tensor in inputs), strict=True):
+                model(*parts)
+    finally:
+        for handle in handles:
+            handle.remove()
+    outputs = {name: watcher.output_grid() for name, watcher in watchers.items()}
+    return {
+        layer.name: watchers[layer.name].statistics(
+            # A pair that shares a tensor shares its grid, so that no requantisation lies between.
+            outputs.get(layer.source),
+            outputs[layer.name],
+        )
+        for layer in layers
+    }
+
+
+class _Watcher:
+    """Sums up one layer's inputs and outputs while batches pass."""
+
+    def __init__(self, module: nn.Module, layer: Layer) -> None:
+        self.module = module
+        self.relu = layer.activation == "relu"
+        self.rows = 0
+        self.second: Tensor | float = 0.0
+        self.first: Tensor | float = 0.0
+        self.samples: list[Tensor] = []
+        self.inputs: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+
+    def hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x = inputs[0]
+        rows = unfold(module, x).double()
+        self.rows += len(rows)
+        self.second = self.second + rows.T @ rows
+        self.first = self.first + rows.sum(0)
+        if sum(map(len, self.samples)) < SAMPLE_EXAMPLES:
+            self.samples.append(x.detach().clone())
+        self.inputs.append(_thinned(x))
+        self.outputs.append(_thinned(output.relu() if self.relu else output))
+
+    def output_grid(self) -> Grid:
+        return fit_grid(torch.cat(self.outputs))
+
+    def statistics(self, source: Grid | None, output_grid: Grid) -> Statistics:
+        assert isinstance(self.second, Tensor)
+        assert isinstance(self.first, Tensor)
+        return Statistics(
+            second_moment=self.second / self.rows,
+            mean=self.first / self.rows,
+            sample=torch.cat(self.samples)[:SAMPLE_EXAMPLES],
+            input_grid=source or fit_grid(torch.cat(self.inputs)),
+            output_grid=output_grid,
+        )
+
+
+def unfold(module: nn.Module, x: Tensor) -> Tensor:
+    """The rows that the weight matrix multiplies: `(n, d)`, with `d = in * kh * kw` for a convolution."""
+    if isinstance(module, nn.Conv2d):
+        patches = nn.functional.unfold(
+            x, module.kernel_size, module.dilation, module.padding, module.stride
+        )
+        return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+    return x.reshape(-1, x.shape[-1])
+
+
+def fit_grid(values: Tensor) -> Grid:
+    """The grid with the least mean squared rounding and clipping error over `values`."""
+    low, high = float(values.min()), float(values.max())
+    best, least = Grid.covering(low, high), float("inf")
+    for shrink in torch.linspace(1.0, 0.4, 25).tolist():
+        grid = Grid.covering(low * shrink, high * shrink)
+        rounded = torch.fake_quantize_per_tensor_affine(
+            values, grid.scale, grid.zero_point, 0, 255
+        )
+        error = float((rounded - values).double().square().mean())
+        if error < least:
+            best, least = grid, error
+    return best
+
+
+def damped(second_moment: Tensor, share: float = 0.01) -> Tensor:
+    """`H` with `share` of its mean diagonal added, so that it can be inverted."""
+    mean = second_moment.diagonal().mean().clamp_min(1e-12)
+    return second_moment + share * mean * torch.eye(len(second_moment), dtype=second_moment.dtype)
+
+
+def _thinned(values: Tensor) -> Tensor:
+    """An evenly spaced choice of values, deterministic, extremes kept."""
+    flat = values.detach().flatten()
+    step = max(1, flat.numel() // (SAMPLE_VALUES // 16))
+    return torch.cat([flat[::step], flat.min()[None], flat.max()[None]])

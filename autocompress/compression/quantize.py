@@ -1,0 +1,145 @@
+"""Uniform quantisation: symmetric integer codes with one scale per row, rounded with error feedback.
+
+Rounding follows OBQ/GPTQ (Frantar et al. 2022, 2210.17323, algorithm 1): columns are rounded one after
+another and each error is made up by the columns still to come, here within the survivors of each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from autocompress.compression.sparsify import gather_moment, row_supports
+from autocompress.compression.treated import StoredTensor
+
+SHARED_SWEEP_ABOVE = 2e12  # multiply-adds above which rows share one sweep over all columns
+
+
+def largest_code(bits: int) -> int:
+    """Codes lie in `[-largest, largest]`: 1 for 2 bits (ternary), 127 for 8."""
+    return 2 ** (bits - 1) - 1
+
+
+def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
+    """The step of each row with the least weighted squared rounding error.
+
+    Args:
+        weight: `(rows, d)`.
+        bits: 2-8.
+        importance: `(d,)` weights of the squared errors, such as the diagonal of `H`.
+
+    Returns:
+        `(rows,)` float16, positive and finite.
+    """
+    top = largest_code(bits)
+    peak = weight.abs().amax(1).clamp_min(1e-12)
+    best = peak / top
+    least = torch.full_like(peak, float("inf"))
+    for shrink in torch.linspace(1.0, 0.25, 60, dtype=weight.dtype):
+        step = peak / top * shrink
+        rounded = torch.clamp((weight / step[:, None]).round(), -top, top) * step[:, None]
+        error = ((rounded - weight).square() * importance).sum(1)
+        best = torch.where(error < least, step, best)
+        least = torch.minimum(error, least)
+    smallest, biggest = torch.finfo(torch.float16).tiny, torch.finfo(torch.float16).max
+    return best.clamp(smallest, biggest).half()
+
+
+def round_to_nearest(weight: Tensor, bits: int, importance: Tensor) -> StoredTensor:
+    """The baseline: every weight to its nearest code.  Floats for 16 and 32 bits."""
+    if bits > 8:
+        return StoredTensor(bits, weight.to(torch.float16 if bits == 16 else torch.float32), None)
+    scale = fit_scale(weight, bits, importance)
+    top = largest_code(bits)
+    codes = torch.clamp((weight / scale.to(weight.dtype)[:, None]).round(), -top, top)
+    return StoredTensor(bits, codes.to(torch.int8), scale)
+
+
+def round_with_feedback(
+    weight: Tensor, bits: Sequence[int], second_moment: Tensor
+) -> dict[int, StoredTensor]:
+    """Rounds while the survivors still to come make up for each error; zeros of `weight` stay zero.
+
+    Args:
+        weight: `(rows, d)` float64, possibly sparse.
+        bits: Widths to round to, 2-8, 16 or 32; all share the factorisations, which cost most.
+        second_moment: `(d, d)` float64, damped.
+    """
+    importance = second_moment.diagonal()
+    widths = sorted({width for width in bits if width <= 8})
+    stored = {width: round_to_nearest(weight, width, importance) for width in bits if width > 8}
+    if not widths:
+        return stored
+    scales = torch.stack([fit_scale(weight, width, importance) for width in widths])
+    tops = torch.tensor([largest_code(width) for width in widths], dtype=weight.dtype)
+    # The columns that matter most are rounded first, while most can still make up for them.
+    order = torch.argsort(importance, descending=True, stable=True)
+    mask = weight[:, order] != 0
+    support = int(mask.sum(1).max())
+    shared = support == weight.shape[1] or len(weight) * support**3 > SHARED_SWEEP_ABOVE
+    sweep = _sweep_shared if shared else _sweep_by_row
+    ordered = weight[:, order].expand(len(widths), -1, -1).clone()
+    moment = second_moment[order][:, order]
+    codes = torch.zeros_like(ordered)
+    codes[:, :, order] = sweep(ordered, moment, mask, scales.to(weight.dtype), tops[:, None])
+    for index, width in enumerate(widths):
+        stored[width] = StoredTensor(width, codes[index].to(torch.int8), scales[index])
+    return stored
+
+
+def _sweep_shared(
+    weight: Tensor, moment: Tensor, mask: Tensor, scale: Tensor, top: Tensor
+) -> Tensor:
+    """All rows share one factor over all columns (SparseGPT, 2301.00774, section 3.3).
+
+    `weight` is `(widths, rows, d)` and is used up, `scale` `(widths, rows)`, `top` `(widths, 1)`.
+    """
+    factor = _inverse_factor(moment[None])[0]
+    codes = torch.zeros_like(weight)
+    for j in range(weight.shape[2]):
+        codes[:, :, j] = _round_column(
+            weight, j, scale, top, factor[j, j], factor[j, j + 1 :], mask
+        )
+    return codes
+
+
+def _sweep_by_row(
+    weight: Tensor, moment: Tensor, mask: Tensor, scale: Tensor, top: Tensor
+) -> Tensor:
+    """Each row has its own factor over its survivors, so that no error is sent to removed weights."""
+    codes = torch.zeros_like(weight)
+    for rows, columns, valid in row_supports(mask):
+        factor = _inverse_factor(gather_moment(moment, columns, valid))
+        values = weight[:, rows[:, None], columns] * valid
+        rounded = torch.zeros_like(values)
+        for j in range(columns.shape[1]):
+            rounded[:, :, j] = _round_column(
+                values, j, scale[:, rows], top, factor[:, j, j], factor[:, j, j + 1 :], valid
+            )
+        index, position = valid.nonzero(as_tuple=True)
+        codes[:, rows[index], columns[index, position]] = rounded[:, index, position]
+    return codes
+
+
+def _round_column(
+    weight: Tensor, j: int, scale: Tensor, top: Tensor, pivot: Tensor, rest: Tensor, mask: Tensor
+) -> Tensor:
+    """Rounds column `j` and spreads its error over the columns after it, in place."""
+    code = torch.minimum((weight[:, :, j] / scale).round().abs(), top)
+    code = code * weight[:, :, j].sign() * mask[:, j]
+    error = (weight[:, :, j] - code * scale) / pivot
+    weight[:, :, j + 1 :] -= error[:, :, None] * rest
+    return code
+
+
+def _inverse_factor(moment: Tensor) -> Tensor:
+    """Upper triangular `U` with `U^T U = H^-1`, `(batch, s, s)`.
+
+    With the columns reversed `H = L L^T`; reversed back, `H = R R^T` with `R` upper, so `U = R^-1`.
+    That is half the work of inverting and factorising again.
+    """
+    lower = torch.linalg.cholesky(moment.flip(1, 2))
+    identity = torch.eye(moment.shape[1], dtype=moment.dtype).expand_as(moment)
+    return torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)

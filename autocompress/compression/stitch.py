@@ -1,0 +1,67 @@
+"""A working copy of the model in which only the layers that differ from the last candidate are swapped."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from autocompress.compression.treated import Treated, build_module
+from autocompress.model.swap import swap
+from autocompress.search_space.option import Option
+
+CACHED_WEIGHTS = 2**28  # float32 weights of built modules kept in memory: 1 GiB
+
+
+class Stitcher:
+    """Assembles candidates from bank entries.
+
+    Args:
+        model: The dense model; copied, never changed.
+        lookup: What is stored for a layer under an option.
+    """
+
+    def __init__(self, model: nn.Module, lookup: Callable[[str, Option], Treated]) -> None:
+        self._dense = model
+        self._working = copy.deepcopy(model)
+        self._lookup = lookup
+        self._current: dict[str, Option] = {}
+        self._built: OrderedDict[tuple[str, Option], nn.Module] = OrderedDict()
+        self._cached = 0
+
+    def stitch(self, choices: Mapping[str, Option]) -> nn.Module:
+        """The model under a candidate; valid until the next call."""
+        for name, option in choices.items():
+            if self._current.get(name, Option()) != option:
+                swap(self._working, name, self.module(name, option))
+                self._current[name] = option
+        return self._working
+
+    def module(self, name: str, option: Option) -> nn.Module:
+        """The module of one layer under an option; the dense one for the identity."""
+        dense = self._dense.get_submodule(name)
+        if option.is_identity:
+            return dense
+        key = (name, option)
+        if key not in self._built:
+            module = build_module(dense, self._lookup(name, option))
+            self._cached += _weights(module)
+            while self._built and self._cached > CACHED_WEIGHTS:
+                self._cached -= _weights(self._built.popitem(last=False)[1])
+            self._built[key] = module
+        self._built.move_to_end(key)
+        return self._built[key]
+
+
+def stitched(model: nn.Module, treated: Mapping[str, Treated]) -> nn.Module:
+    """A new model with the given layers in place of the dense ones."""
+    result = copy.deepcopy(model)
+    for name, layer in treated.items():
+        swap(result, name, build_module(model.get_submodule(name), layer))
+    return result
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

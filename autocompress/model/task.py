@@ -1,0 +1,193 @@
+"""The user's task: a model, calibration inputs, example inputs and a way to evaluate, each checked at the door."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import ConfigError, DataError, TaskError
+
+Inputs = tuple[Tensor, ...]
+FUNCTIONS = ("model", "calibration", "example_inputs", "evaluate")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Four callables of the user, wrapped so that what they return has been checked.
+
+    Args:
+        make_model: Returns the dense model, an `nn.Module`.
+        make_calibration: Returns inputs without labels: a tensor `(n, ...)`, a tuple of tensors (a
+            model with several inputs), or an iterable of batches of these.
+        make_example_inputs: Returns one input as the device will see it: a tensor or a tuple.
+        evaluator: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`;
+            returns the metric as one number.
+        origin: Where the callables came from, for messages.
+    """
+
+    make_model: Callable[[], nn.Module]
+    make_calibration: Callable[[], Any]
+    make_example_inputs: Callable[[], Any]
+    evaluator: Callable[..., float]
+    origin: str = "the task"
+
+    def model(self) -> nn.Module:
+        """The dense model in evaluation mode, on the CPU, in float32.
+
+        Raises:
+            TaskError: If the callable fails, or returns something else.
+        """
+        model = _call(self.origin, "model", self.make_model)
+        if not isinstance(model, nn.Module):
+            raise TaskError(f"{self.origin}: model() must return an nn.Module, got {_kind(model)}")
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+                raise TaskError(f"{self.origin}: parameter {name!r} holds NaN or infinity")
+        return model.eval()
+
+    def calibration(self) -> Inputs:
+        """All calibration inputs, one tensor `(n, ...)` for each input of the model.
+
+        Raises:
+            TaskError: If the callable fails.
+            DataError: If inputs are empty, of unequal length, or not finite.
+        """
+        return gather(_call(self.origin, "calibration", self.make_calibration), self.origin)
+
+    def example_inputs(self) -> Inputs:
+        """One input as the device will see it.
+
+        Raises:
+            TaskError: If the callable fails.
+            DataError: If it is no tensor or tuple of tensors, or not finite.
+        """
+        value = _call(self.origin, "example_inputs", self.make_example_inputs)
+        return _checked(as_inputs(value, f"{self.origin}: example_inputs()"), self.origin)
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether `evaluate` takes a split, so that the test data can be kept apart."""
+        parameters = inspect.signature(self.evaluator).parameters.values()
+        positional = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        return "split" in {p.name for p in parameters} or len(positional) > 1
+
+    def evaluate(self, model: nn.Module, split: str) -> float:
+        """The user's metric of `model` on `selection` or `test`.
+
+        Raises:
+            TaskError: If `evaluate` raises, or returns NaN or no number.
+        """
+        arguments = (model, split) if self.has_splits else (model,)
+        with torch.no_grad():
+            value = _call(self.origin, "evaluate", self.evaluator, *arguments)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TaskError(
+                f"{self.origin}: evaluate() must return one number, got {_kind(value)}"
+            ) from None
+        if not math.isfinite(number):
+            raise TaskError(f"{self.origin}: evaluate() returned {number} on split {split!r}")
+        return number
+
+
+def load_task(folder: Path | str) -> Task:
+    """The task of a study folder, from its `task.py`.
+
+    Raises:
+        ConfigError: If the file is missing, does not import, or lacks one of the four functions.
+    """
+    path = Path(folder) / "task.py"
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such file; a study needs task.py with {', '.join(FUNCTIONS)}"
+        )
+    module = _import(path)
+    missing = [name for name in FUNCTIONS if not callable(getattr(module, name, None))]
+    if missing:
+        raise ConfigError(
+            f"{path}: missing function {', '.join(missing)} (needed: {', '.join(FUNCTIONS)})"
+        )
+    return Task(*(getattr(module, name) for name in FUNCTIONS), origin=str(path))
+
+
+def gather(value: Any, origin: str) -> Inputs:
+    """One tensor `(n, ...)` for each model input from a tensor, a tuple, or batches of these."""
+    where = f"{origin}: calibration()"
+    if isinstance(value, (Tensor, tuple)):
+        inputs = as_inputs(value, where)
+    elif isinstance(value, Iterable):
+        batches = [as_inputs(batch, where) for batch in value]
+        if not batches:
+            raise DataError(f"{where} returned no batches")
+        inputs = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    else:
+        raise DataError(
+            f"{where} must return a tensor, a tuple of tensors or batches, got {_kind(value)}"
+        )
+    if len({len(tensor) for tensor in inputs}) != 1 or not len(inputs[0]):
+        lengths = ", ".join(str(len(tensor)) for tensor in inputs)
+        raise DataError(f"{where}: inputs must be non-empty and of one length, got {lengths}")
+    return _checked(inputs, origin)
+
+
+def as_inputs(value: Any, where: str) -> Inputs:
+    """`value` as a tuple of tensors.
+
+    Raises:
+        DataError: If it is neither a tensor nor a tuple or list of tensors.
+    """
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    if not values or not all(isinstance(item, Tensor) and item.ndim for item in values):
+        raise DataError(f"{where} must give a tensor or a tuple of tensors, got {_kind(value)}")
+    return tuple(values)
+
+
+def _checked(inputs: Inputs, origin: str) -> Inputs:
+    for index, tensor in enumerate(inputs):
+        if tensor.is_floating_point():
+            bad = int((~torch.isfinite(tensor)).sum())
+            if bad:
+                raise DataError(
+                    f"{origin}: input {index} holds {bad} values that are NaN or infinite"
+                )
+    return inputs
+
+
+def _call(origin: str, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:  # the user's code may raise anything; the message keeps its words
+        raise TaskError(f"{origin}: {name}() raised {type(error).__name__}: {error}") from error
+
+
+def _import(path: Path) -> ModuleType:
+    name = f"autocompress_task_{abs(hash(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's file may raise anything at import
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__

@@ -1,0 +1,154 @@
+"""Finds the layers of a model by running it once with forward hooks; every layer not treated has a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import TaskError
+from autocompress.model.dataflow import Flow, dataflow
+from autocompress.model.layer import Layer
+from autocompress.model.task import Inputs
+
+
+def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
+    """Every module that owns parameters, in the order in which they first ran.
+
+    Args:
+        model: Evaluated once with `example_inputs`; not changed.
+        example_inputs: One tensor for each input of the model.
+
+    Raises:
+        TaskError: If the model fails on the example inputs or does not return one tensor.
+    """
+    owners = {
+        name: module
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    }
+    calls: Counter[str] = Counter()
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def record(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            del module
+            calls[name] += 1
+            shapes.setdefault(name, (_shape(inputs), _shape(output)))
+
+        return hook
+
+    handles = [module.register_forward_hook(record(name)) for name, module in owners.items()]
+    try:
+        output = run(model, example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not isinstance(output, Tensor):
+        raise TaskError(
+            f"the model returned {type(output).__name__}; wrap it so that forward() returns one"
+            " tensor of logits `(n, classes)`"
+        )
+    flows = dataflow(model, example_inputs)
+    shared = _shared_parameters(owners)
+    order = [*shapes, *(name for name in owners if name not in shapes)]
+    return tuple(
+        _layer(
+            name, owners[name], calls[name], shapes.get(name, ((), ())), shared, flows.get(name)
+        )
+        for name in order
+    )
+
+
+def run(model: nn.Module, inputs: Inputs) -> Any:
+    """The model's output without gradients.
+
+    Raises:
+        TaskError: If the model raises; the message keeps its words.
+    """
+    try:
+        with torch.no_grad():
+            return model(*inputs)
+    except Exception as error:  # the user's forward may raise anything
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+        raise TaskError(
+            f"the model fails on inputs of shape {shapes}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _layer(
+    name: str,
+    module: nn.Module,
+    calls: int,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    shared: dict[str, str],
+    flow: Flow | None,
+) -> Layer:
+    weight = getattr(module, "weight", None)
+    weight_shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    macs = calls * prod(shapes[1]) * prod(weight_shape[1:]) if len(weight_shape) > 1 else 0
+    if isinstance(module, nn.Linear):
+        macs = calls * prod(shapes[1]) * module.in_features
+    return Layer(
+        name=name,
+        kind=type(module).__name__,
+        weight_shape=weight_shape,
+        parameters=sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+        macs=macs,
+        calls=calls,
+        input_shape=shapes[0],
+        output_shape=shapes[1],
+        reason=_reason(name, module, calls, shared),
+        activation=flow.activation if flow else "",
+        source=flow.source if flow else "",
+    )
+
+
+def _reason(name: str, module: nn.Module, calls: int, shared: dict[str, str]) -> str:
+    """Why the module stays dense; empty when it can be treated."""
+    if type(module) not in (nn.Linear, nn.Conv2d):
+        return f"{type(module).__name__} is not treated"
+    if not name:
+        return "the model is this layer itself"
+    if calls == 0:
+        return "did not run on the example inputs"
+    if calls > 1:
+        return f"runs {calls} times in one pass"
+    if name in shared:
+        return f"shares its weight with {shared[name]}"
+    if hasattr(module, "parametrizations") or "weight" not in module._parameters:
+        return "its weight is computed by a parametrization"
+    if module.weight.dtype != torch.float32:
+        return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}, not float32"
+    if isinstance(module, nn.Conv2d):
+        if module.groups != 1:
+            return f"convolution in {module.groups} groups"
+        if module.padding_mode != "zeros":
+            return f"padding mode {module.padding_mode!r}"
+        if isinstance(module.padding, str):
+            return f"padding given as {module.padding!r}"
+    return ""
+
+
+def _shared_parameters(owners: dict[str, nn.Module]) -> dict[str, str]:
+    """Layer name to the name of another layer that holds one of its parameters."""
+    holders: dict[int, list[str]] = {}
+    for name, module in owners.items():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append(name)
+    return {
+        name: next(other for other in names if other != name)
+        for names in holders.values()
+        if len(set(names)) > 1
+        for name in names
+    }
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Shape of the first tensor in an input or output."""
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return tuple(value.shape) if isinstance(value, Tensor) else ()

@@ -1,0 +1,131 @@
+"""Gauss-Newton prices: what every option of every layer costs in KL, from a few backward passes.
+
+To second order `KL = 1/2 E[(g . dY)^2]` with `dY` the change of a layer's output on one example and `g`
+the gradient of the log-likelihood of a label drawn from the model itself (the Fisher information seen
+from the layer's output).  The gradients are shared by all options; an option then costs one forward
+pass of its layer.  It prices rounded activations as well as weights, which weight-space forms do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autocompress.model.task import Inputs
+from autocompress.search_space.option import Option
+
+
+def adjoint_prices(
+    model: nn.Module,
+    menus: Mapping[str, Sequence[Option]],
+    build: Callable[[str, Option], nn.Module],
+    inputs: Inputs,
+    kind: str,
+    generator: torch.Generator,
+    probes: int = 8,
+    batch: int = 64,
+) -> dict[str, NDArray[np.float64]]:
+    """Predicted loss of each option alone.
+
+    Args:
+        model: The dense model in evaluation mode.
+        menus: Layer to options.
+        build: The module of a layer under an option.
+        inputs: Calibration inputs, `(n, ...)` each.
+        kind: `kl` draws labels; `mse` draws random signs of the outputs.
+        generator: For the draws.
+        probes: Backward passes for each batch.
+        batch: Examples in one pass; `probes * ceil(n / batch)` backward passes in all.
+
+    Returns:
+        Layer to `(options,)` losses, 0 for the identity.
+    """
+    totals = {name: np.zeros(len(menu)) for name, menu in menus.items()}
+    count = len(inputs[0])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        for parts in zip(*(tensor.split(batch) for tensor in inputs), strict=True):
+            caught = _Caught(model, menus)
+            logits = caught.run(parts)
+            gradients = [
+                caught.gradients(_log_likelihood(logits, kind, generator)) for _ in range(probes)
+            ]
+            for name, menu in menus.items():
+                adjoint = torch.stack([g[name] for g in gradients]).flatten(2)
+                for index, option in enumerate(menu):
+                    if option.is_identity:
+                        continue
+                    change = caught.change(name, build(name, option)).flatten(1)
+                    products = torch.einsum("pnd,nd->pn", adjoint, change).double()
+                    totals[name][index] += 0.5 * float(products.square().mean(0).sum())
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+    return {name: total / count for name, total in totals.items()}
+
+
+def _log_likelihood(logits: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """A scalar whose gradient, squared and averaged over draws, is the Gauss-Newton matrix."""
+    if kind == "mse":
+        signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1
+        return (logits * signs).sum() * (2 / (logits.var() * logits[0].numel())).sqrt().detach()
+    log_probabilities = torch.log_softmax(logits, -1).flatten(0, -2)
+    labels = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
+    # Several positions of one example average in the proxy, so their gradients do too.
+    positions = max(1, log_probabilities.shape[0] // len(logits))
+    return log_probabilities.gather(1, labels).sum() / positions**0.5
+
+
+class _Caught:
+    """Inputs and outputs of the watched layers in one forward pass."""
+
+    def __init__(self, model: nn.Module, names: Mapping[str, Any]) -> None:
+        self.model = model
+        self.names = list(names)
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+
+    def run(self, parts: tuple[Tensor, ...]) -> Tensor:
+        handles = [
+            self.model.get_submodule(name).register_forward_hook(self._hook(name))
+            for name in self.names
+        ]
+        try:
+            with torch.enable_grad():
+                result = self.model(*parts)
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert isinstance(result, Tensor)
+        return result
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            del module
+            self.inputs[name] = inputs[0].detach()
+            # Weights need no gradient; the graph starts at the first watched output.
+            output = output if output.requires_grad else output.detach().requires_grad_()
+            self.outputs[name] = output
+            # An in-place ReLU downstream must not overwrite what the gradient is taken at.
+            return output.clone()
+
+        return hook
+
+    def gradients(self, scalar: Tensor) -> dict[str, Tensor]:
+        outputs = [self.outputs[name] for name in self.names]
+        found = torch.autograd.grad(scalar, outputs, retain_graph=True, allow_unused=True)
+        return {
+            name: torch.zeros_like(output) if gradient is None else gradient
+            for name, output, gradient in zip(self.names, outputs, found, strict=True)
+        }
+
+    def change(self, name: str, module: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return module(self.inputs[name]) - self.outputs[name].detach()  # type: ignore[no-any-return]

@@ -1,0 +1,56 @@
+"""Reads an objective: what is made small, under which limits when the user gives none, judged by which proxy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from autocompress.errors import ConfigError
+from autocompress.objective.budget import Limit, budget_from
+from autocompress.toml import Schema, find, read
+
+FOLDER = "objectives"
+
+
+class ObjectivePreset(Schema):
+    """What a search is after.
+
+    Attributes:
+        minimise: `quality` loses as little as possible within the limits; `size` and `latency`
+            are made as small as the limit on quality allows.
+        size: Limit on size unless the user gives one, such as `25%`; empty is none.
+        latency: Limit on latency, likewise.
+        quality: Limit on quality, likewise, such as `-0.5pt`.
+        proxy: `kl` (divergence from the original's class probabilities) or `mse` (squared error of
+            the outputs, relative to their variance).
+        finalists: How many candidates are confirmed with the user's metric and the clock.
+    """
+
+    minimise: Literal["quality", "size", "latency"] = "quality"
+    size: str = ""
+    latency: str = ""
+    quality: str = ""
+    proxy: Literal["kl", "mse"] = "kl"
+    finalists: int = Field(default=4, ge=1, le=64)
+
+    def limits(self) -> dict[str, Limit]:
+        """The limits that hold where the user gives none."""
+        texts = {"size": self.size, "latency": self.latency, "quality": self.quality}
+        return budget_from({name: text for name, text in texts.items() if text})
+
+
+def load_objective(name: str, relative_to: Path | None = None) -> tuple[ObjectivePreset, str]:
+    """An objective by preset name or path, and the file it came from.
+
+    Raises:
+        ConfigError: If there is none, or it is malformed.
+    """
+    path = find(FOLDER, name, relative_to)
+    preset = read(path, ObjectivePreset)
+    try:
+        preset.limits()
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return preset, str(path)

@@ -1,0 +1,100 @@
+"""The search space: for each unit its ordered list of options, and why the others are not offered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autocompress.errors import ConfigError
+from autocompress.model.layer import Layer, matrix_shape
+from autocompress.search_space.candidate import Candidate
+from autocompress.search_space.option import Option
+from autocompress.search_space.preset import SpacePreset
+
+
+@dataclass(frozen=True)
+class Space:
+    """Units with their menus.
+
+    Args:
+        units: Unit (layer) name to its options; the identity is always among them.
+        removed: Sentences that say which options were left out of which unit, and why.
+    """
+
+    units: Mapping[str, tuple[Option, ...]]
+    removed: tuple[str, ...] = ()
+
+    def candidate(self, indices: Sequence[int]) -> Candidate:
+        """The candidate that a solver's option numbers mean."""
+        pairs = zip(self.units.items(), indices, strict=True)
+        return Candidate(tuple((unit, menu[index]) for (unit, menu), index in pairs))
+
+    def indices(self, candidate: Candidate) -> tuple[int, ...]:
+        """The option number of each unit.
+
+        Raises:
+            ConfigError: If the candidate has another unit or an option that is not on the menu.
+        """
+        choices = dict(candidate.choices)
+        if list(choices) != list(self.units):
+            raise ConfigError(
+                f"candidate {candidate.id} has the units {list(choices)}, the space {list(self.units)}"
+            )
+        for unit, option in choices.items():
+            if option not in self.units[unit]:
+                menu = ", ".join(item.id for item in self.units[unit])
+                raise ConfigError(f"unit {unit!r} has no option {option.id!r}; there are: {menu}")
+        return tuple(self.units[unit].index(option) for unit, option in choices.items())
+
+
+def build_space(
+    layers: Sequence[Layer],
+    preset: SpacePreset,
+    reject: Callable[[Option, Layer], str],
+    file: str = "the search space",
+) -> Space:
+    """Offers every option of the preset that the device can hold and run, for every treated layer.
+
+    Args:
+        layers: As traced; those with a reason stay out.
+        preset: The catalogue of options.
+        reject: Says why the device cannot take an option for a layer; empty when it can.
+        file: Where the preset came from, for messages.
+
+    Raises:
+        ConfigError: If a pattern matches no layer, or no layer is left to treat.
+    """
+    treatable = [layer for layer in layers if layer.is_treated]
+    preset.check_patterns([layer.name for layer in layers], file)
+    units: dict[str, tuple[Option, ...]] = {}
+    removed: dict[str, list[str]] = {}
+    for layer in treatable:
+        if not preset.selects(layer.name):
+            removed.setdefault("excluded by the search space", []).append(layer.name)
+            continue
+        menu = []
+        for option in preset.options():
+            reason = (
+                "" if option.is_identity else _no_smaller(option, layer) or reject(option, layer)
+            )
+            if reason:
+                removed.setdefault(reason, []).append(f"{layer.name} {option.id}")
+            else:
+                menu.append(option)
+        units[layer.name] = tuple(menu)
+    if not any(len(menu) > 1 for menu in units.values()):
+        raise ConfigError(
+            f"{file}: no layer can be treated; `autocompress layers` gives the reasons"
+        )
+    return Space(
+        units, tuple(f"{reason}: {', '.join(names)}" for reason, names in removed.items())
+    )
+
+
+def _no_smaller(option: Option, layer: Layer) -> str:
+    """A rank that does not cut the number of weights is no compression."""
+    if option.is_factored:
+        outputs, inputs = matrix_shape(layer.weight_shape)
+        if layer.rank(option.rank) * (outputs + inputs) >= outputs * inputs:
+            return "the factors would hold more weights than the layer"
+    return ""

@@ -1,0 +1,158 @@
+"""A study: a folder with `study.toml` (what is wanted) and `task.py` (what is there)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from autocompress.errors import ConfigError
+from autocompress.hardware.device import Device, get_device
+from autocompress.model.task import Task, load_task
+from autocompress.objective.budget import Limit, budget_from, parse_budget
+from autocompress.objective.preset import ObjectivePreset, load_objective
+from autocompress.search.catalogue import SAMPLERS
+from autocompress.search_space.preset import SpacePreset, load_space_preset
+from autocompress.toml import Schema, read, validate
+
+DURATION = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class StudyFile(Schema):
+    """The keys of `study.toml`.
+
+    Attributes:
+        space: Preset of `search_spaces/`, or a path ending in `.toml` (from the study's folder).
+        objective: Preset of `objectives/`, likewise.
+        device: Where the model will run.
+        storage: What is shipped and whose bytes count: `archive` or `onnx`.
+        sampler: `budget` (ours) or one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
+        metric: Name of what `evaluate` returns.
+        metric_direction: `maximize` or `minimize`.
+        metric_unit: Unit of the metric, for the tables.
+        evaluations: Candidates measured by the proxy.
+        max_time: Longest time for the whole run before it stops searching and confirms, such as `10m`.
+        seed: Fixes every draw.
+        budget: Limits by name: `size`, `latency`, `quality`.
+    """
+
+    space: str = "storage"
+    objective: str = "balanced"
+    device: str = "onnxruntime-cpu"
+    storage: Literal["archive", "onnx"] = "archive"
+    sampler: str = "budget"
+    metric: str = "accuracy"
+    metric_direction: Literal["maximize", "minimize"] = "maximize"
+    metric_unit: str = ""
+    evaluations: int = Field(default=100, ge=1)
+    max_time: str = ""
+    seed: int = Field(default=0, ge=0)
+    budget: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything a run needs to know, read and checked.
+
+    Args:
+        name: Name of the folder.
+        task: The user's callables.
+        settings: The study file with overrides applied.
+        space: Catalogue of options and the file it came from.
+        objective: What is minimised; its limits hold where `budget` has none.
+        device: Where the model will run.
+        budget: Limits by name, objective's defaults included.
+    """
+
+    name: str
+    task: Task
+    settings: StudyFile
+    space: SpacePreset
+    space_file: str
+    objective: ObjectivePreset
+    device: Device
+    budget: Mapping[str, Limit]
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.settings.metric_direction == "maximize"
+
+    @property
+    def max_seconds(self) -> float | None:
+        return parse_duration(self.settings.max_time) if self.settings.max_time else None
+
+
+def load_study(
+    folder: Path | str, overrides: Mapping[str, Any] | None = None, budget: Sequence[str] = ()
+) -> Study:
+    """Reads a study folder.
+
+    Args:
+        folder: Holds `study.toml` and `task.py`.
+        overrides: Keys of `study.toml` to replace, as given on the command line; None values are
+            skipped.
+        budget: Limits as `NAME=VALUE`; they replace those of the same name.
+
+    Raises:
+        ConfigError: Naming file and key.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such study folder (it holds study.toml and task.py)")
+    file = folder / "study.toml"
+    settings = with_overrides(read(file, StudyFile), overrides or {})
+    try:
+        return make_study(folder.resolve().name, load_task(folder), settings, budget, folder)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if ".toml" in text or "task.py" in text else f"{file}: {text}") from None
+
+
+def make_study(
+    name: str,
+    task: Task,
+    settings: StudyFile,
+    budget: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Study:
+    """Puts a study together from a task and settings; relative presets start from `folder`.
+
+    Raises:
+        ConfigError: If a preset, device, sampler or limit is unknown or malformed.
+    """
+    space, space_file = load_space_preset(settings.space, folder)
+    objective, _ = load_objective(settings.objective, folder)
+    if settings.sampler not in SAMPLERS:
+        raise ConfigError(f"sampler {settings.sampler!r}: allowed are {', '.join(SAMPLERS)}")
+    if settings.max_time:
+        parse_duration(settings.max_time)
+    limits = objective.limits() | budget_from(settings.budget) | parse_budget(budget)
+    device = get_device(settings.device)
+    return Study(name, task, settings, space, space_file, objective, device, limits)
+
+
+def with_overrides(settings: StudyFile, overrides: Mapping[str, Any]) -> StudyFile:
+    """The settings with some keys replaced; None keeps what is there."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return validate({**settings.model_dump(), **given}, StudyFile, "override")
+
+
+def with_budget(study: Study, budget: Sequence[str]) -> Study:
+    """The study under other limits; those not named stay."""
+    return replace(study, budget=dict(study.budget) | parse_budget(budget))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds that `90s`, `10m` or `2h` mean.
+
+    Raises:
+        ConfigError: If the text is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise ConfigError(f"duration {text!r}: expected a number with s, m or h, such as 10m")
+    return float(found[1]) * DURATION[found[2]]

@@ -1,0 +1,225 @@
+"""Confirmation: the few best candidates are fitted in sequence and measured beside the original; one wins.
+
+The proxy proposes, the user's metric on the selection split and the device's clock decide.  The test
+split is touched once, by the winner and the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autocompress.deploy.onnx_file import OnnxModule
+from autocompress.hardware.profile import feeds, time_models
+from autocompress.hardware.timing import ratio
+from autocompress.search_space.candidate import Candidate
+from autocompress.study.events import Listener
+from autocompress.study.finalist import Finalist, Verdict, make_finalist, original_of
+from autocompress.study.prepare import Prepared
+from autocompress.study.storage import Record
+from autocompress.study.targets import Measured, Target, targets_of
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The outcome of a run.
+
+    Args:
+        original: The original on the selection split, beside the finalists.
+        targets: The budget in numbers, against `original`.
+        verdicts: All finalists, best first.
+        winner: What is delivered; None when every finalist is worse than the original.
+    """
+
+    original: Measured
+    targets: tuple[Target, ...]
+    verdicts: tuple[Verdict, ...]
+    winner: Verdict | None
+
+
+@dataclass(frozen=True)
+class Test:
+    """The test split, touched once.
+
+    Args:
+        original: Quality of the original.
+        winner: Quality of the winner's ONNX file, run by the device's runtime.
+        agreement: Share of decisions in which the ONNX file and the torch module agree.
+        examples: Number of decisions.
+    """
+
+    original: float
+    winner: float
+    agreement: float
+    examples: int
+
+
+def confirm(
+    prepared: Prepared, records: Sequence[Record], listener: Listener
+) -> Confirmation:
+    """Measures the candidates of some records and names the winner.
+
+    Args:
+        prepared: The run.
+        records: The candidates to confirm, best first.
+        listener: Hears of every measurement.
+    """
+    study = prepared.study
+    original = original_of(prepared)
+    finalists = []
+    for index, record in enumerate(records):
+        listener.progress(index, len(records) + 1, f"fitting {record.id}")
+        finalists.append(make_finalist(prepared, Candidate.from_dict(record.choices)))
+    listener.progress(len(records), len(records) + 1, "timing beside the original")
+    timings = time_models(
+        {ORIGINAL: original.proto, **{item.candidate.id: item.proto for item in finalists}},
+        feeds(prepared.model.graph, prepared.model.example_inputs),
+    )
+    base = Measured(
+        study.task.evaluate(original.module, "selection"),
+        original.size_bytes,
+        timings[ORIGINAL].p20_ms,
+    )
+    targets = targets_of(study.budget, base, study.higher_is_better, study.settings.metric_unit)
+    generator = np.random.default_rng([study.settings.seed, 2])
+    verdicts = []
+    for finalist, record in zip(finalists, records, strict=True):
+        timing = timings[finalist.candidate.id]
+        interval = ratio(timing, timings[ORIGINAL], generator)
+        measured = Measured(
+            study.task.evaluate(finalist.module, "selection"), finalist.size_bytes, timing.p20_ms
+        )
+        met = all(target.is_met(measured) for target in targets)
+        verdicts.append(Verdict(finalist, record, measured, interval.low, interval.high, met))
+    ranked = rank(verdicts, base, targets, study.objective.minimise, study.higher_is_better)
+    winner = ranked[0] if ranked and not ranked[0].reason else None
+    return Confirmation(base, targets, tuple(ranked), winner)
+
+
+def rank(
+    verdicts: Sequence[Verdict],
+    original: Measured,
+    targets: Sequence[Target],
+    minimise: str,
+    higher_is_better: bool,
+) -> list[Verdict]:
+    """Best first, each but the winner with the reason why it lost.
+
+    One that is larger or slower than the original is never delivered; then those that keep every limit
+    come first, by what is minimised, the others by how far they miss.
+    """
+
+    def key(verdict: Verdict) -> tuple[float, ...]:
+        measured = verdict.measured
+        quality = -measured.quality if higher_is_better else measured.quality
+        wanted = quality if minimise == "quality" else measured.value(minimise)
+        missed = sum(max(0.0, target.excess(measured, original)) for target in targets)
+        return (bool(_worse(verdict, original)), not verdict.met, missed, wanted, verdict.finalist.loss)
+
+    ranked = sorted(verdicts, key=key)
+    reasons = []
+    for index, verdict in enumerate(ranked):
+        reason = _worse(verdict, original)
+        if not reason and index:
+            missed = [t.name for t in targets if not t.is_met(verdict.measured)]
+            reason = f"misses the limit on {', '.join(missed)}" if missed else "another one is better"
+        reasons.append(verdict.because(reason))
+    return reasons
+
+
+def _worse(verdict: Verdict, original: Measured) -> str:
+    """In which measured cost a finalist is worse than the original; empty when in none."""
+    if verdict.measured.size_bytes > original.size_bytes:
+        return "larger than the original"
+    if verdict.latency_low > 1:
+        return f"slower than the original (at least {verdict.latency_low:.2f} times)"
+    return ""
+
+
+def test(prepared: Prepared, winner: Finalist) -> Test:
+    """The winner and the original on the test split, the winner as its ONNX file runs.
+
+    Raises:
+        TaskError: If `evaluate` fails.
+    """
+    task = prepared.study.task
+    twins = Twins(OnnxModule(winner.proto), winner.module)
+    quality = task.evaluate(twins, "test")
+    original = task.evaluate(prepared.model.dense, "test")
+    return Test(original, quality, twins.agreement, twins.examples)
+
+
+class Twins(nn.Module):
+    """Runs two models on the same inputs, returns the first one's outputs and counts agreements.
+
+    Args:
+        first: Gives the outputs.
+        second: Is compared with it.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.examples = 0
+        self.agreed = 0
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.first(*inputs)
+        with torch.no_grad():
+            others: Tensor = self.second(*inputs)
+        same = _decisions(outputs) == _decisions(others)
+        self.examples += same.numel()
+        self.agreed += int(same.sum())
+        return outputs
+
+    @property
+    def agreement(self) -> float:
+        """Share of equal decisions; 1 when nothing was compared."""
+        return self.agreed / self.examples if self.examples else 1.0
+
+
+def _decisions(outputs: Tensor) -> Tensor:
+    """The chosen class; for a single output its sign."""
+    return outputs.argmax(-1) if outputs.ndim > 1 and outputs.shape[-1] > 1 else outputs > 0
+
+
+def quality_threshold(
+    records: Sequence[Record],
+    measure: Callable[[Record], float],
+    target: Target | None,
+    original: float,
+    guard: float = 0.2,
+) -> float:
+    """The largest proxy loss at which the user's metric still keeps its limit, found by bisection.
+
+    Needed where size or latency is what is made small: the search then needs a limit on the loss.
+
+    Args:
+        records: Evaluated candidates.
+        measure: The metric of a stitched candidate on the selection split.
+        target: The limit on quality; without one the loss is not limited.
+        original: The original's metric.
+        guard: Share of the allowed loss of quality that is held back, because the selection split
+            is a sample.
+
+    Returns:
+        A loss in the proxy's unit; infinite without a limit, 0 if no candidate keeps it.
+    """
+    if target is None:
+        return float("inf")
+    bound = target.bound + guard * (original - target.bound)
+    ordered = sorted(records, key=lambda record: record.loss)
+    low, high = -1, len(ordered)
+    while high - low > 1:
+        middle = (low + high) // 2
+        quality = measure(ordered[middle])
+        kept = quality >= bound if target.at_least else quality <= bound
+        low, high = (middle, high) if kept else (low, middle)
+    return ordered[low].loss if low >= 0 else 0.0

@@ -1,0 +1,109 @@
+"""Writes any evaluated candidate of a run, from its bank and plan, without searching again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from autocompress.errors import ConfigError, InfeasibleError, StorageError
+from autocompress.objective.budget import parse_budget
+from autocompress.search_space.candidate import Candidate
+from autocompress.search_space.option import Option
+from autocompress.study.config import load_study
+from autocompress.study.events import Listener
+from autocompress.study.finalist import make_finalist
+from autocompress.study.front import pick
+from autocompress.study.prepare import Prepared, prepare
+from autocompress.study.ship import write_model
+from autocompress.study.status import JOURNAL, read_run
+from autocompress.study.storage import Record, load_records
+
+ENDINGS = {".onnx": "onnx", ".acz": "archive"}
+
+
+def export_point(
+    run: Path,
+    output: Path,
+    candidate: str | None,
+    budget: Sequence[str],
+    form: str | None,
+    listener: Listener,
+) -> tuple[str, int]:
+    """Writes one candidate.
+
+    Args:
+        run: The run directory.
+        output: File to write.
+        candidate: Id of an evaluated candidate; without one and without a budget, the best.
+        budget: Limits on size and latency as `NAME=VALUE`; the candidate within them with the least
+            loss is taken.
+        form: `onnx` or `archive`; None decides by the file's ending.
+        listener: Hears of the stages.
+
+    Returns:
+        The candidate's id and the bytes written.
+
+    Raises:
+        ConfigError: If the candidate, format or budget is not usable.
+        InfeasibleError: If no evaluated candidate keeps the budget; the closest is named.
+        StorageError: If the run or the file cannot be read or written.
+    """
+    form = form or ENDINGS.get(output.suffix)
+    if form not in ENDINGS.values():
+        raise ConfigError(
+            f"format {form or output.suffix!r}: allowed are onnx and archive"
+            " (or a file name that ends in .onnx or .acz)"
+        )
+    if candidate and budget:
+        raise ConfigError("give either --candidate or --budget, not both")
+    begun = read_run(run)
+    if not Path(begun["study"]).is_dir():
+        raise StorageError(f"{run}: its study folder {begun['study']} is gone")
+    records = load_records(run / JOURNAL)
+    study = load_study(begun["study"], begun["overrides"], begun["budget"])
+    prepared = prepare(study, run, listener)
+    record = _choose(prepared, records, run, candidate, budget)
+    listener.stage("fit", f"candidate {record.id} on all calibration inputs")
+    finalist = make_finalist(prepared, Candidate.from_dict(record.choices))
+    return record.id, write_model(prepared, finalist, output, form)
+
+
+def _choose(
+    prepared: Prepared, records: Sequence[Record], run: Path, candidate: str | None, budget: Sequence[str]
+) -> Record:
+    by_id = {record.id: record for record in records}
+    if budget:
+        return _within(prepared, records, budget)
+    if candidate is None:
+        from autocompress.files import read_json
+
+        candidate = str(read_json(run / "plan.json")["candidate"])
+    if candidate not in by_id:
+        raise ConfigError(
+            f"candidate {candidate!r}: not among the {len(by_id)} evaluated;"
+            f" `autocompress show {run}` lists the front"
+        )
+    return by_id[candidate]
+
+
+def _within(prepared: Prepared, records: Sequence[Record], budget: Sequence[str]) -> Record:
+    limits = parse_budget(budget)
+    if "quality" in limits:
+        raise ConfigError("export --budget takes size and latency; quality needs a run")
+    dense = {unit: Option() for unit in prepared.space.units}
+    original = {"size": float(prepared.model.size_bytes), "latency": prepared.latency.predict(dense)}
+    names = {"size": "size_bytes", "latency": "latency_ms"}
+    bounds = {names[name]: limit.bound(original[name]) for name, limit in limits.items()}
+    found = pick(records, bounds)
+    if found is None:
+        raise InfeasibleError(_closest(records, bounds), next(iter(limits)))
+    return found
+
+
+def _closest(records: Sequence[Record], bounds: Mapping[str, float]) -> str:
+    missed = {
+        record.id: sum(max(0.0, record.value(name) / most - 1) for name, most in bounds.items())
+        for record in records
+    }
+    best = min(missed, key=lambda id: missed[id], default="none")
+    return f"no evaluated candidate keeps the budget; the closest is {best}; run with this budget to find more"

@@ -1,0 +1,131 @@
+"""One confirmed candidate: fitted in sequence, written in both formats, judged by the user's metric and the
+device's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+from torch import nn
+
+from autocompress.compression.resolve import resolve
+from autocompress.compression.stitch import stitched
+from autocompress.compression.treated import Treated
+from autocompress.deploy import archive
+from autocompress.hardware.runtimes.onnx_fused import check_fused
+from autocompress.hardware.runtimes.onnx_graph import assemble
+from autocompress.search_space.candidate import Candidate
+from autocompress.search_space.option import Option
+from autocompress.study.prepare import Prepared
+from autocompress.study.pricing import dense_record, metadata
+from autocompress.study.storage import Record
+from autocompress.study.targets import Measured
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate ready to ship.
+
+    Args:
+        candidate: The choice.
+        treated: What is stored for every unit, dense ones included.
+        module: The torch model that computes it.
+        proto: The ONNX file's content.
+        operators: Layer to the operators that the runtime really runs.
+        size_bytes: Exact size of the file that ships.
+        loss: Proxy loss of the final fit, on the search inputs.
+    """
+
+    candidate: Candidate
+    treated: Mapping[str, Treated]
+    module: nn.Module
+    proto: onnx.ModelProto
+    operators: Mapping[str, str]
+    size_bytes: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was measured on a finalist.
+
+    Args:
+        finalist: The candidate.
+        record: Its trial; holds the predictions.
+        measured: Quality on the selection split, bytes, milliseconds.
+        latency_low: Lower end of the 90 % interval of its latency over the original's.
+        latency_high: Upper end.
+        met: Whether every limit is kept.
+        reason: Why it was not chosen; empty for the winner.
+    """
+
+    finalist: Finalist
+    record: Record
+    measured: Measured
+    latency_low: float
+    latency_high: float
+    met: bool
+    reason: str = ""
+
+    def because(self, reason: str) -> Verdict:
+        """The same with a reason."""
+        return replace(self, reason=reason)
+
+
+def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
+    """Fits a candidate in sequence on all calibration inputs and builds what would ship.
+
+    The search inputs have done their part once the candidate is chosen, so they serve here as well.
+
+    Raises:
+        DeviceError: If the runtime does not run a layer as it was priced.
+    """
+    model = prepared.model
+    choices = dict(candidate.choices)
+    treated = resolve(model.dense, model.layers, model.statistics, choices, model.calibration)
+    module = stitched(model.dense, treated)
+    storage = prepared.study.settings.storage
+    proto = assemble(model.graph, treated, storage, prepared.study.device.threads)
+    whole = {name: treated.get(name) or dense_record(model, name) for name in choices}
+    return Finalist(
+        candidate=candidate,
+        treated=whole,
+        module=module,
+        proto=proto,
+        operators=check_fused(proto, treated),
+        size_bytes=file_bytes(prepared, candidate, whole, proto),
+        loss=prepared.proxy(module).value,
+    )
+
+
+def original_of(prepared: Prepared) -> Finalist:
+    """The original, made like a finalist: its float32 ONNX file, its weights as plain safetensors."""
+    model = prepared.model
+    proto = assemble(model.graph, {}, "archive", prepared.study.device.threads)
+    shipped = prepared.study.settings.storage
+    return Finalist(
+        candidate=Candidate(tuple((unit, Option()) for unit in prepared.space.units)),
+        treated={},
+        module=model.dense,
+        proto=proto,
+        operators={},
+        size_bytes=proto.ByteSize() if shipped == "onnx" else model.size_bytes,
+        loss=0.0,
+    )
+
+
+def file_bytes(
+    prepared: Prepared, candidate: Candidate, treated: Mapping[str, Treated], proto: onnx.ModelProto
+) -> int:
+    """Size of the file that ships."""
+    if prepared.study.settings.storage == "onnx":
+        return proto.ByteSize()
+    return archive.archive_bytes(
+        treated,
+        candidate.as_dict(),
+        prepared.model.rest(treated),
+        metadata(prepared.study, candidate.id),
+    )
+
+

@@ -1,0 +1,218 @@
+"""Everything before the search: trace, device profile, bank, prices.  What is on disk is not made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from autocompress.compression.bank import Bank, fingerprint, recipe
+from autocompress.compression.moments import Statistics, collect
+from autocompress.compression.stitch import Stitcher
+from autocompress.compression.treated import Treated
+from autocompress.errors import DataError
+from autocompress.hardware.cost_model import LatencyPrices
+from autocompress.hardware.device import reject
+from autocompress.hardware.fit import Fit
+from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.model.layer import Layer
+from autocompress.model.task import Inputs
+from autocompress.model.trace import trace
+from autocompress.objective.quality import Measurement, Proxy
+from autocompress.search_space.candidate import Candidate
+from autocompress.search_space.space import Space, build_space
+from autocompress.study.config import Study
+from autocompress.study.events import Listener
+from autocompress.study.profiling import profile_device
+from autocompress.study.pricing import Prices, price
+
+COST_SHARE = 0.75  # of the calibration inputs fit the options; the rest judges candidates
+FEWEST = 32  # calibration examples
+
+
+@dataclass(frozen=True)
+class Model:
+    """The user's model and data, traced and split.
+
+    Args:
+        dense: The original, in evaluation mode.
+        layers: Every layer, in running order.
+        example_inputs: One input as the device sees it.
+        calibration: All calibration inputs, in the user's order.
+        content: Hash of weights and calibration inputs.
+    """
+
+    dense: nn.Module
+    layers: tuple[Layer, ...]
+    example_inputs: Inputs
+    calibration: Inputs
+    content: str
+
+    @cached_property
+    def cost_inputs(self) -> Inputs:
+        """The part that options are fitted to and priced on."""
+        cut = round(COST_SHARE * len(self.calibration[0]))
+        return tuple(tensor[:cut] for tensor in self.calibration)
+
+    @cached_property
+    def search_inputs(self) -> Inputs:
+        """The part on which candidates are compared."""
+        cut = round(COST_SHARE * len(self.calibration[0]))
+        return tuple(tensor[cut:] for tensor in self.calibration)
+
+    @cached_property
+    def graph(self) -> FloatGraph:
+        """The float ONNX graph, exported once."""
+        return export_float(self.dense, self.layers, self.example_inputs)
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Statistics]:
+        """Second moments and grids of the treated layers on the cost inputs."""
+        treated = [layer for layer in self.layers if layer.is_treated]
+        return collect(self.dense, treated, self.cost_inputs)
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """The original as one plain safetensors file."""
+        return len(save({name: tensor.contiguous() for name, tensor in self.state.items()}))
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor of the model once, shared ones under their first name."""
+        seen: set[int] = set()
+        kept = {}
+        for name, tensor in self.dense.state_dict().items():
+            if tensor.data_ptr() in seen and tensor.numel():
+                continue
+            seen.add(tensor.data_ptr())
+            kept[name] = tensor.detach()
+        return kept
+
+    def rest(self, treated: Mapping[str, Treated]) -> dict[str, Tensor]:
+        """The tensors of `state` that do not belong to treated layers."""
+        return {
+            key: tensor for key, tensor in self.state.items() if key.rpartition(".")[0] not in treated
+        }
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that the search and the confirmation need.
+
+    Args:
+        study: What was asked.
+        model: What there is.
+        space: What may be chosen.
+        bank: What each choice stores.
+        stitcher: Assembles candidates.
+        proxy: Judges them on the search inputs.
+        latency: Prices of the device.
+        fit: How far to trust them.
+        prices: Loss tables and costs in numbers.
+    """
+
+    study: Study
+    model: Model
+    space: Space
+    bank: Bank
+    stitcher: Stitcher
+    proxy: Proxy
+    latency: LatencyPrices
+    fit: Fit
+    prices: Prices
+
+    def evaluate(self, candidate: Candidate) -> Measurement:
+        """The proxy loss of a candidate."""
+        return self.proxy(self.stitcher.stitch(dict(candidate.choices)))
+
+
+def trace_model(study: Study) -> Model:
+    """Builds the user's model and finds its layers.
+
+    Raises:
+        TaskError: If the model or its output is not usable.
+        DataError: If there are too few calibration inputs.
+    """
+    dense = study.task.model()
+    example_inputs = study.task.example_inputs()
+    calibration = study.task.calibration()
+    if len(calibration[0]) < FEWEST:
+        raise DataError(
+            f"{study.task.origin}: calibration() gives {len(calibration[0])} examples; at least"
+            f" {FEWEST} are needed, 500 or more are better"
+        )
+    layers = trace(dense, example_inputs)
+    return Model(dense, layers, example_inputs, calibration, fingerprint(dense, calibration))
+
+
+def prepare(study: Study, folder: Path, listener: Listener) -> Prepared:
+    """Runs every stage before the search.
+
+    Args:
+        study: What is asked.
+        folder: The run directory; holds `bank/`, `device.json` and `prices.json`.
+        listener: Hears of the stages.
+
+    Raises:
+        AutocompressError: Any of the family; what was made before stays on disk.
+    """
+    listener.stage("trace", "finding layers")
+    model = trace_model(study)
+    storage = study.settings.storage
+    space = build_space(
+        model.layers,
+        study.space,
+        lambda option, layer: reject(option, layer, study.device, storage),
+        study.space_file,
+    )
+    proxy = Proxy(model.dense, model.search_inputs, study.objective.proxy)
+
+    listener.stage("profile", f"timing operations on {study.device.name}")
+    latency, fit = profile_device(study, model, space, folder / "device.json", listener)
+
+    listener.stage("bank", "compressing every layer under every option")
+    bank = Bank(folder / "bank", model.content)
+    _fill(bank, model, space, listener)
+    stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)
+
+    listener.stage("price", "predicting what every option costs")
+    prices, thinned = price(
+        study, model, space, bank, stitcher, proxy, latency, folder / "prices.json", listener
+    )
+    return Prepared(study, model, thinned, bank, stitcher, proxy, latency, fit, prices)
+
+
+def _fill(bank: Bank, model: Model, space: Space, listener: Listener) -> None:
+    total = sum(len(menu) - 1 for menu in space.units.values())
+
+    def done() -> None:
+        listener.progress(bank.made + bank.reused, total)
+
+    for name, menu in space.units.items():
+        module = model.dense.get_submodule(name)
+        bank.fill(model.layer(name), module, lambda n=name: model.statistics[n], menu, done)  # type: ignore[misc]
+    if bank.reused:
+        listener.note(f"bank: {bank.reused} of {total} entries reused from {bank.folder}")
+
+
+def menus_of(space: Space) -> dict[str, list[str]]:
+    """Unit to option ids, as stored."""
+    return {unit: [option.id for option in menu] for unit, menu in space.units.items()}
+
+
+def space_key(model: Model, space: Space, *more: object) -> str:
+    """Hash of what was compressed, from which menus, by which code, and anything else."""
+    text = json.dumps([model.content, menus_of(space), recipe(), *map(str, more)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+

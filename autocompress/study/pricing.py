@@ -1,0 +1,282 @@
+"""What every option costs: exact bytes, predicted latency, predicted loss; and the menus thinned by it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autocompress.compression.bank import Bank
+from autocompress.compression.stitch import Stitcher
+from autocompress.compression.treated import Treated
+from autocompress.deploy import archive
+from autocompress.files import read_json, write_json
+from autocompress.hardware.cost_model import LatencyPrices
+from autocompress.hardware.runtimes import onnx_graph
+from autocompress.hardware.runtimes.onnx_layer import dense_treated
+from autocompress.objective.adjoint import adjoint_prices
+from autocompress.objective.menu import useful
+from autocompress.objective.quality import Proxy
+from autocompress.search.problem import Edge, Resource
+from autocompress.search_space.option import Option
+from autocompress.search_space.space import Space
+from autocompress.study.config import Study
+from autocompress.study.events import Listener
+
+if TYPE_CHECKING:
+    from autocompress.study.prepare import Model
+
+SCHEMA = 1
+ADJOINT_EXAMPLES = 512
+FIRST_CUT = 2  # times the menu survive the cut by local error, before the adjoint is asked
+
+Table = tuple[NDArray[np.float64], ...]
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Numbers for the solver, one array `(options,)` a unit.
+
+    Args:
+        losses: Loss tables by name: `adjoint` and `swap`.
+        size: Bytes of the file that ships.
+        latency: Milliseconds on the device.
+        labels: 1 where an option runs on int8 kernels.
+        swap_passes: Full proxy passes that the swap table took.
+    """
+
+    losses: Mapping[str, Table]
+    size: Resource
+    latency: Resource
+    labels: tuple[NDArray[np.int64], ...]
+    swap_passes: int
+
+
+def price(
+    study: Study,
+    model: Model,
+    space: Space,
+    bank: Bank,
+    stitcher: Stitcher,
+    proxy: Proxy,
+    latency: LatencyPrices,
+    path: Path,
+    listener: Listener,
+) -> tuple[Prices, Space]:
+    """Prices every option and returns the menus worth searching.
+
+    Local error and bytes make a first cut, the Gauss-Newton adjoint the second; what is left is
+    priced by the loss of swapping it alone into the original.
+
+    Args:
+        study: What is asked.
+        model: The traced model.
+        space: All options.
+        bank: What each stores.
+        stitcher: Assembles candidates.
+        proxy: Measures them.
+        latency: Prices of the device.
+        path: `prices.json`, reused when it was made from the same model, menus and code.
+        listener: Hears of the progress.
+    """
+    from autocompress.study.prepare import space_key
+
+    key = space_key(
+        model, space, SCHEMA, study.settings.seed, study.settings.storage, study.objective.proxy
+    )
+    known = read_json(path) if path.is_file() else {}
+    if known.get("key") == key:
+        thinned = _chosen(space, known["menus"])
+        bytes_of = {
+            (unit, Option.parse(text)): size
+            for unit, sizes in known["bytes"].items()
+            for text, size in sizes.items()
+        }
+        tables = {name: _table(table, thinned) for name, table in known["losses"].items()}
+        listener.note(f"prices: reused from {path}")
+    else:
+        bytes_of = _sizes(study, model, space, bank)
+        thinned, tables = _measure(study, model, space, bank, stitcher, proxy, latency, bytes_of, listener)
+        record = {
+            "schema": SCHEMA,
+            "key": key,
+            "menus": {unit: [option.id for option in menu] for unit, menu in thinned.units.items()},
+            "bytes": {
+                unit: {option.id: bytes_of[unit, option] for option in menu}
+                for unit, menu in thinned.units.items()
+            },
+            "losses": {
+                name: {unit: list(values) for unit, values in zip(thinned.units, table, strict=True)}
+                for name, table in tables.items()
+            },
+        }
+        write_json(path, record)
+    _say_what_does_not_help(thinned, latency, listener)
+    return _numbers(study, model, thinned, tables, latency, bytes_of), thinned
+
+
+def dense_record(model: Model, unit: str) -> Treated:
+    """What is stored for a unit that stays as it is."""
+    return dense_treated(model.dense.get_submodule(unit))
+
+
+def _sizes(study: Study, model: Model, space: Space, bank: Bank) -> dict[tuple[str, Option], int]:
+    """Exact bytes that each unit adds to the file that ships."""
+    sizes = {}
+    for unit, menu in space.units.items():
+        for option in menu:
+            stored = dense_record(model, unit) if option.is_identity else bank[unit, option].treated
+            if study.settings.storage == "onnx":
+                sizes[unit, option] = onnx_graph.hole_bytes(model.graph, unit, stored, "onnx")
+            else:
+                sizes[unit, option] = archive.layer_bytes(unit, option.id, stored)
+    return sizes
+
+
+def _measure(
+    study: Study,
+    model: Model,
+    space: Space,
+    bank: Bank,
+    stitcher: Stitcher,
+    proxy: Proxy,
+    latency: LatencyPrices,
+    bytes_of: Mapping[tuple[str, Option], int],
+    listener: Listener,
+) -> tuple[Space, dict[str, Table]]:
+    def errors(unit: str, menu: Sequence[Option]) -> NDArray[np.float64]:
+        return np.array([0.0 if o.is_identity else bank[unit, o].error for o in menu])
+
+    def thin(menus: Space, losses: Mapping[str, NDArray[np.float64]], keep: int) -> Space:
+        kept = {}
+        for unit, menu in menus.units.items():
+            costs = np.array([_costs(unit, option, bytes_of, latency) for option in menu])
+            kept[unit] = tuple(menu[index] for index in useful(losses[unit], costs, keep))
+        return Space(kept, space.removed)
+
+    first = {unit: errors(unit, menu) for unit, menu in space.units.items()}
+    candidates = thin(space, first, FIRST_CUT * study.space.menu)
+    generator = torch.Generator().manual_seed(study.settings.seed)
+    listener.progress(0, 1, "backward passes")
+    adjoint = adjoint_prices(
+        model.dense,
+        candidates.units,
+        stitcher.module,
+        tuple(tensor[:ADJOINT_EXAMPLES] for tensor in model.cost_inputs),
+        study.objective.proxy,
+        generator,
+    )
+    thinned = thin(candidates, adjoint, study.space.menu)
+    swap: dict[str, NDArray[np.float64]] = {}
+    total = sum(len(menu) - 1 for menu in thinned.units.values())
+    started = time.perf_counter()
+    for unit, menu in thinned.units.items():
+        swap[unit] = np.zeros(len(menu))
+        for index, option in enumerate(menu):
+            if not option.is_identity:
+                swap[unit][index] = proxy(stitcher.stitch({unit: option})).value
+                done = sum(map(len, swap.values())) - len(menu) + index + 1
+                listener.progress(min(done, total), total, f"{time.perf_counter() - started:.0f} s")
+        stitcher.stitch({unit: Option()})
+    return thinned, {
+        "adjoint": tuple(
+            adjoint[unit][[candidates.units[unit].index(option) for option in menu]]
+            for unit, menu in thinned.units.items()
+        ),
+        "swap": tuple(swap[unit] for unit in thinned.units),
+    }
+
+
+def _costs(
+    unit: str, option: Option, bytes_of: Mapping[tuple[str, Option], int], latency: LatencyPrices
+) -> tuple[float, ...]:
+    """What an option is compared by.  Options on different kernels are not compared: which of them is
+    cheaper depends on their neighbours."""
+    int8 = float(option.activations == "int8")
+    return (float(bytes_of[unit, option]), latency.unit(unit, option), int8, 1 - int8)
+
+
+def _numbers(
+    study: Study,
+    model: Model,
+    space: Space,
+    tables: Mapping[str, Table],
+    latency: LatencyPrices,
+    bytes_of: Mapping[tuple[str, Option], int],
+) -> Prices:
+    order = list(space.units)
+    number = {unit: index for index, unit in enumerate(order)}
+    edges = tuple(
+        Edge(
+            None if edge.tail is None else number[edge.tail],
+            None if edge.head is None else number[edge.head],
+            edge.up_ms,
+            edge.down_ms,
+        )
+        for edge in latency.edges
+    )
+
+    def table(value: Mapping[tuple[str, Option], float]) -> Table:
+        return tuple(
+            np.array([value[unit, option] for option in menu], dtype=float)
+            for unit, menu in space.units.items()
+        )
+
+    times = {(unit, o): latency.unit(unit, o) for unit, menu in space.units.items() for o in menu}
+    labels = tuple(
+        np.array([int(option.activations == "int8") for option in menu], dtype=np.int64)
+        for menu in space.units.values()
+    )
+    return Prices(
+        losses=tables,
+        size=Resource(float(base_bytes(study, model, order)), table(bytes_of)),
+        latency=Resource(latency.constant_ms, table(times), edges),
+        labels=labels,
+        swap_passes=sum(len(menu) - 1 for menu in space.units.values()),
+    )
+
+
+def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
+    """Bytes of the file that ships without its units."""
+    if study.settings.storage == "onnx":
+        outside = [layer.name for layer in model.graph.layers if layer.name not in units]
+        dense = (onnx_graph.hole_bytes(model.graph, name, dense_record(model, name), "onnx") for name in outside)
+        return onnx_graph.base_bytes(model.graph, study.device.threads) + sum(dense)
+    rest = model.rest(dict.fromkeys(units, None))  # type: ignore[arg-type]
+    return archive.base_bytes(rest, metadata(study, "0" * 10))
+
+
+def metadata(study: Study, candidate: str) -> dict[str, str]:
+    """What an archive says of where it comes from; short, because every byte counts."""
+    return {"study": study.name, "id": candidate}
+
+
+def _say_what_does_not_help(space: Space, latency: LatencyPrices, listener: Listener) -> None:
+    for unit, menu in space.units.items():
+        plain = latency.unit(unit, Option())
+        for kind, name in (("int8", "int8 kernels"), ("rank", "lower ranks")):
+            times = [
+                latency.unit(unit, option)
+                for option in menu
+                if (option.activations == "int8" if kind == "int8" else option.is_factored)
+            ]
+            if times and min(times) >= plain:
+                listener.note(
+                    f"{unit}: {name} do not make it faster here"
+                    f" ({plain:.4f} ms dense, {min(times):.4f} ms at best)"
+                )
+
+
+def _chosen(space: Space, menus: Mapping[str, Sequence[str]]) -> Space:
+    units = {unit: tuple(Option.parse(text) for text in menus[unit]) for unit in space.units}
+    return Space(units, space.removed)
+
+
+def _table(table: Mapping[str, Sequence[float]], space: Space) -> Table:
+    return tuple(np.array(table[unit], dtype=float) for unit in space.units)

@@ -1,0 +1,94 @@
+"""The device's prices for one model, measured once for a run and kept in `device.json`.
+
+A run that goes on uses the recorded prices, so that it ends where an undisturbed one would.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autocompress.errors import DeviceError, StorageError
+from autocompress.files import read_json, write_json
+from autocompress.hardware.cost_model import LatencyPrices
+from autocompress.hardware.device import kernel_class, machine_fingerprint
+from autocompress.hardware.fit import Fit
+from autocompress.hardware.profile import Profile, fit_latency
+from autocompress.search_space.space import Space
+from autocompress.study.config import Study
+from autocompress.study.events import Listener
+
+if TYPE_CHECKING:
+    from autocompress.study.prepare import Model
+
+SCHEMA = 1
+
+
+def profile_device(
+    study: Study, model: Model, space: Space, path: Path, listener: Listener
+) -> tuple[LatencyPrices, Fit]:
+    """The recorded prices of a run, or new ones.
+
+    Args:
+        study: Names the device and the seed.
+        model: The traced model.
+        space: Whose kernels are priced.
+        path: `device.json`.
+        listener: Hears of the measurements.
+
+    Raises:
+        DeviceError: If the recorded prices are of another machine or runtime.
+        StorageError: If the record is damaged or cannot be written.
+    """
+    kernels = {
+        unit: sorted({kernel_class(option).id for option in menu})
+        for unit, menu in space.units.items()
+    }
+    if path.is_file():
+        record = read_json(path)
+        prices, fit = _recorded(record, path, study, model, kernels)
+        listener.note(f"device: prices reused from {path}")
+        return prices, fit
+    profile = fit_latency(
+        model.dense,
+        model.layers,
+        model.example_inputs,
+        space.units,
+        np.random.default_rng([study.settings.seed, 1]),
+        device=study.device,
+        graph=model.graph,
+        progress=lambda what, share: listener.progress(round(100 * share), 100, what),
+    )
+    record = {
+        "schema": SCHEMA,
+        "device": study.device.name,
+        "machine": machine_fingerprint(study.device),
+        "content": model.content,
+        "kernels": kernels,
+        "profile": profile.as_dict(),
+    }
+    write_json(path, record)
+    return profile.prices, profile.fit
+
+
+def _recorded(
+    record: object, path: Path, study: Study, model: Model, kernels: dict[str, list[str]]
+) -> tuple[LatencyPrices, Fit]:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise StorageError(f"{path}: not a device record of schema {SCHEMA}")
+    expected = {
+        "device": study.device.name,
+        "machine": machine_fingerprint(study.device),
+        "content": model.content,
+        "kernels": kernels,
+    }
+    stale = [key for key, value in expected.items() if record.get(key) != value]
+    if stale:
+        raise DeviceError(
+            f"{path} is stale: it was recorded with another {', '.join(stale)};"
+            " give a new folder with --out, or delete this one"
+        )
+    profile = Profile.from_dict(record["profile"])
+    return profile.prices, profile.fit

@@ -1,0 +1,241 @@
+"""The system of record: every evaluated candidate is a finished trial of an Optuna study in a journal file.
+
+One process writes it.  A line that a crash tore is cut off before the journal is opened: Optuna loads
+such a file, but the next append would make it unreadable for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autocompress.errors import StorageError, StudyMismatchError
+
+NAMES = ("loss", "size_bytes", "latency_ms")
+FINGERPRINT = "fingerprint"
+STUDY = "autocompress"
+
+
+@dataclass(frozen=True)
+class Record:
+    """An evaluated candidate.
+
+    Args:
+        id: Short id of the candidate.
+        choices: Unit to option id.
+        loss: Proxy loss, measured.
+        spread: Standard error of the loss.
+        size_bytes: Predicted, exact for an archive.
+        latency_ms: Predicted by the cost model.
+        origin: What proposed it.
+        seconds: Time of the evaluation.
+        attributes: What the sampler wants back on resume.
+    """
+
+    id: str
+    choices: Mapping[str, str]
+    loss: float
+    spread: float
+    size_bytes: float
+    latency_ms: float
+    origin: str
+    seconds: float
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def value(self, name: str) -> float:
+        """Loss or a cost by name."""
+        return float(getattr(self, name))
+
+
+class StudyStorage:
+    """A study in a journal file; a second process that opens it for writing is refused.
+
+    Args:
+        path: The journal; created when it does not exist.
+        menus: Unit to option ids, the search space of the study.
+        fingerprint: Says what was compressed, with which data and space.
+
+    Raises:
+        StorageError: If the file cannot be read or written, or another process is writing it.
+        StudyMismatchError: If the journal holds trials of something else.
+    """
+
+    def __init__(
+        self, path: Path, menus: Mapping[str, Sequence[str]], fingerprint: Mapping[str, str]
+    ) -> None:
+        self.path = path
+        self._menus = menus
+        self._lock = lock(path)
+        repair(path)
+        with translated(path):
+            self._study = optuna.create_study(
+                study_name=STUDY,
+                storage=open_journal(path),
+                directions=["minimize"] * len(NAMES),
+                load_if_exists=True,
+            )
+            known = self._study.user_attrs.get(FINGERPRINT)
+            if known is None:
+                self._study.set_user_attr(FINGERPRINT, dict(fingerprint))
+                self._study.set_metric_names(list(NAMES))
+        if known is not None and known != dict(fingerprint):
+            changed = [key for key in fingerprint if known.get(key) != fingerprint[key]]
+            raise StudyMismatchError(
+                f"{path.parent}: the run was begun with another {', '.join(changed)};"
+                " give a new folder with --out, or delete this one"
+            )
+        self._records = {record.id: record for record in self.records()}
+
+    def records(self) -> list[Record]:
+        """Every trial in the order in which it finished."""
+        with translated(self.path):
+            return read_records(self._study.get_trials(deepcopy=False))
+
+    def find(self, id: str) -> Record | None:
+        """The record of a candidate that has been evaluated, or None."""
+        return self._records.get(id)
+
+    def add(self, record: Record, constraints: Mapping[str, float]) -> None:
+        """Writes one finished trial; it is on disk when this returns.
+
+        Args:
+            record: The candidate and its values.
+            constraints: Limit name to how far it is exceeded; at most zero is feasible.
+
+        Raises:
+            StorageError: If the journal cannot be written.
+        """
+        trial = create_trial(
+            params=dict(record.choices),
+            distributions={
+                unit: CategoricalDistribution(list(menu)) for unit, menu in self._menus.items()
+            },
+            values=[record.value(name) for name in NAMES],
+            user_attrs={
+                "candidate": record.id,
+                "spread": record.spread,
+                "origin": record.origin,
+                "seconds": record.seconds,
+                "sampler": dict(record.attributes),
+            },
+            constraints=dict(constraints),
+        )
+        with translated(self.path):
+            self._study.add_trial(trial)
+        self._records[record.id] = record
+
+    def close(self) -> None:
+        """Lets another process write."""
+        os.close(self._lock)
+
+
+def load_records(path: Path) -> list[Record]:
+    """The trials of a journal that another process may be writing; the file is not changed.
+
+    Raises:
+        StorageError: If there is no such journal or it cannot be read.
+    """
+    if not path.is_file():
+        raise StorageError(f"{path}: no such study")
+    with translated(path):
+        study = optuna.load_study(study_name=STUDY, storage=open_journal(path))
+        return read_records(study.get_trials(deepcopy=False))
+
+
+def read_records(trials: Sequence[FrozenTrial]) -> list[Record]:
+    """Finished trials as records."""
+    return [
+        Record(
+            id=trial.user_attrs["candidate"],
+            choices=trial.params,
+            loss=trial.values[0],
+            spread=trial.user_attrs["spread"],
+            size_bytes=trial.values[1],
+            latency_ms=trial.values[2],
+            origin=trial.user_attrs["origin"],
+            seconds=trial.user_attrs["seconds"],
+            attributes=trial.user_attrs.get("sampler", {}),
+        )
+        for trial in trials
+        if trial.state == TrialState.COMPLETE
+    ]
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """The journal as an Optuna storage, without Optuna's chatter."""
+    optuna.logging.set_verbosity(logging.ERROR)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def repair(path: Path) -> None:
+    """Cuts off a last line that a crash left unfinished, and a lock that it left behind.
+
+    Only to be called by the process that holds `lock`.
+    """
+    Path(f"{path}.lock").unlink(missing_ok=True)
+    if not path.is_file():
+        return
+    try:
+        with path.open("r+b") as file:
+            data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            while whole and not _is_json(whole[whole[:-1].rfind(b"\n") + 1 :]):
+                whole = whole[: whole[:-1].rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                file.truncate(len(whole))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be repaired: {error.strerror or error}") from error
+
+
+def lock(path: Path) -> int:
+    """An open file that no other process can lock, until it is closed or the process ends.
+
+    Raises:
+        StorageError: If another process holds it or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path.with_suffix(".pid"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f"{path.parent}: cannot be written: {error.strerror or error}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise StorageError(f"{path.parent}: another process is running this study") from None
+    return handle
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Optuna's and the system's complaints about the journal as ours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError) as error:
+        raise StorageError(f"{path}: not a readable study: {error}") from error
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""The budget in numbers: what the finished model is held to, and what the search is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autocompress.objective.budget import BASE_UNIT, Limit
+
+SIZE_RESERVE = 0.01  # the final fit changes coded bytes by less than this
+LATENCY_RESERVE = 0.05  # the most that the cost model's own error holds back
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's quality (in the metric's unit), bytes and milliseconds."""
+
+    quality: float
+    size_bytes: float
+    latency_ms: float
+
+    def value(self, name: str) -> float:
+        """By the name of a limit: `quality`, `size` or `latency`."""
+        return {"quality": self.quality, "size": self.size_bytes, "latency": self.latency_ms}[name]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One limit of the budget, in the unit of what it limits.
+
+    Args:
+        name: `size`, `latency` or `quality`.
+        text: As the user wrote it.
+        bound: Bytes, ms or metric; the most allowed, or the least where `at_least`.
+        at_least: Whether larger values are better.
+        unit: `B`, `ms` or the metric's unit.
+    """
+
+    name: str
+    text: str
+    bound: float
+    at_least: bool
+    unit: str
+
+    def excess(self, measured: Measured, original: Measured) -> float:
+        """How far the limit is missed, as a share of the original (of the bound for quality); at
+        most zero when it is kept."""
+        value = measured.value(self.name)
+        difference = self.bound - value if self.at_least else value - self.bound
+        scale = abs(self.bound if self.name == "quality" else original.value(self.name))
+        return difference / max(scale, 1e-12)
+
+    def is_met(self, measured: Measured) -> bool:
+        value = measured.value(self.name)
+        return value >= self.bound - 1e-9 if self.at_least else value <= self.bound * (1 + 1e-9)
+
+
+def targets_of(
+    budget: Mapping[str, Limit], original: Measured, higher_is_better: bool, metric_unit: str
+) -> tuple[Target, ...]:
+    """The budget of a finished model, against the original as measured."""
+    return tuple(
+        Target(
+            name,
+            limit.text,
+            limit.bound(original.value(name), higher_is_better),
+            at_least=name == "quality" and higher_is_better,
+            unit=metric_unit if name == "quality" else BASE_UNIT[name],
+        )
+        for name, limit in budget.items()
+    )
+
+
+def search_limits(
+    budget: Mapping[str, Limit], size_bytes: float, latency_ms: float, mape_percent: float
+) -> dict[str, float]:
+    """Limits of the search by resource: the budget less what predictions may be off by.
+
+    Args:
+        budget: Limits by name; quality is not a limit on a resource.
+        size_bytes: Of the original.
+        latency_ms: Of the original as the cost model predicts it.
+        mape_percent: Held-out error of the cost model.
+    """
+    limits = {}
+    if "size" in budget:
+        limits["size_bytes"] = budget["size"].bound(size_bytes) * (1 - SIZE_RESERVE)
+    if "latency" in budget:
+        reserve = min(LATENCY_RESERVE, mape_percent / 100)
+        limits["latency_ms"] = budget["latency"].bound(latency_ms) * (1 - reserve)
+    return limits
