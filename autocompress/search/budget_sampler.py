@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autocompress.errors import InfeasibleError
 from autocompress.search.acquisition import pick
 from autocompress.search.integer import closest, solve_integer
 from autocompress.search.lagrange import solve_nearly
 from autocompress.search.moves import additive, single_switches, switches
-from autocompress.search.problem import LOSS, Candidate, Floats, Integers, Problem, slack
+from autocompress.search.problem import LOSS, Candidate, Floats, Integers, Problem, Tables, slack
 from autocompress.search.sampler import Trial
 from autocompress.search.seeds import perturbed, scaled_limits, seeds
-from autocompress.search.space import as_tuples, enumerate_space
+from autocompress.search.space import LARGEST, Listing, as_tuples
 from autocompress.search.surrogate import Surrogate, blend, fit
 
 FRONT_EVERY = 4  # one candidate in so many serves another budget than the target
 FRONT_RANGE = (0.5, 2.0)
 WIDEST = 2.0  # times the limits: nothing larger is ever proposed
+REFIT_EVERY = 8  # trials
 MOST_TRAINED = 200  # trials; the fit costs their number cubed
 POOL = 2000
 PARENTS = 3
@@ -62,8 +62,9 @@ class BudgetSampler:
         self._trials: list[Trial] = []
         self._seen: set[Candidate] = set()
         self._model: tuple[int, Surrogate] | None = None
+        self._chosen: tuple[int, int, Floats] | None = None
         wide = scaled_limits(problem, self.limits, WIDEST) if self.limits else {}
-        self._space = enumerate_space(problem, wide)
+        self._space = Listing(problem, wide) if problem.space_size <= LARGEST else None
         self._wide = wide
         seeding = np.random.default_rng([self._seed, 0])
         self._seeds = list(dict.fromkeys(seeds(problem, self.limits, self._tables, seeding)))
@@ -86,7 +87,7 @@ class BudgetSampler:
     def tell(self, trials: Sequence[Trial]) -> None:
         """Takes finished trials; a failed one (loss not finite) is only not proposed again."""
         for trial in trials:
-            self._seen.add(trial.candidate)
+            self._see(trial.candidate)
             forbidden = not self.problem.feasible(np.array([trial.candidate]), {})[0]
             if np.isfinite(trial.loss) and not forbidden:
                 self._trials.append(trial)
@@ -124,9 +125,14 @@ class BudgetSampler:
         return scaled_limits(self.problem, self.limits, factor, names)
 
     def _propose(self, batch: list[Candidate], candidate: Candidate, origin: str) -> None:
-        self._seen.add(candidate)
+        self._see(candidate)
         self.origin[candidate] = origin
         batch.append(candidate)
+
+    def _see(self, candidate: Candidate) -> None:
+        self._seen.add(candidate)
+        if self._space is not None:
+            self._space.see([candidate])
 
     def _refine(
         self,
@@ -139,7 +145,7 @@ class BudgetSampler:
         if count < 1:
             return
         model = self._surrogate()
-        pool = self._pool(model, limits, rng, 1 if origin else PARENTS)
+        pool = self._pool(model, limits, rng, 1 if origin else min(PARENTS, 1 + count))
         if not pool:
             return
         names = list(pool)
@@ -179,16 +185,27 @@ class BudgetSampler:
         """The posterior of the told trials, under the table that explains them best."""
         count = len(self._trials)
         if self._model is None or self._model[0] != count:
-            trials = self._trials
-            if count > MOST_TRAINED:
-                trials = self._ranked(self.limits)[0][: MOST_TRAINED // 2]
-                trials = trials + self._trials[-MOST_TRAINED // 2 :]
-                trials = list({trial.candidate: trial for trial in trials}.values())
-            rows = np.array([trial.candidate for trial in trials])
-            losses = np.array([trial.loss for trial in trials])
-            fits = [fit(table, rows, losses) for table in self._tables]
-            self._model = (count, max(fits, key=lambda model: model.evidence))
+            # From whole blocks of trials, so that a restarted process chooses the same.
+            whole = max(count - count % REFIT_EVERY, min(count, REFIT_EVERY))
+            if self._chosen is None or self._chosen[0] != whole:
+                fits = [self._fit(table, whole) for table in self._tables]
+                best = max(range(len(fits)), key=lambda index: fits[index].evidence)
+                self._chosen = (whole, best, fits[best].strengths)
+            _, best, strengths = self._chosen
+            self._model = (count, self._fit(self._tables[best], count, strengths))
         return self._model[1]
+
+    def _fit(self, table: Tables, count: int, strengths: Floats | None = None) -> Surrogate:
+        """On the first `count` trials; of many, the latest and those with a loss like theirs."""
+        trials = self._trials[:count]
+        if count > MOST_TRAINED:
+            half = MOST_TRAINED // 2
+            latest = trials[-half:]
+            usual = float(np.median([np.log(max(trial.loss, 1e-300)) for trial in latest]))
+            trials.sort(key=lambda trial: abs(np.log(max(trial.loss, 1e-300)) - usual))
+            trials = list({t.candidate: t for t in latest + trials[:half]}.values())
+        rows = np.array([trial.candidate for trial in trials])
+        return fit(table, rows, np.array([trial.loss for trial in trials]), strengths)
 
     def _pool(
         self,
@@ -210,8 +227,7 @@ class BudgetSampler:
         local = self._local_table(model, parents[0])
         for target in targets:
             if self._space is not None:
-                fine = self._space[self.problem.feasible(self._space, target)]
-                fresh = fine[self._is_new(fine)]
+                fresh = self._space.new(target)
                 add(_lowest(fresh, local, POOL // len(targets)), "screen")
                 add(_lowest(fresh, model.table, POOL // len(targets)), "screen")
                 continue
@@ -260,14 +276,6 @@ class BudgetSampler:
         shift = measured[centre] * (1 - 1 / len(centre))
         return tuple(values - shift for values in table)
 
-    def _is_new(self, rows: Integers) -> NDArray[np.bool_]:
-        if not len(rows):
-            return np.zeros(0, dtype=np.bool_)
-        sizes = np.array(self.problem.sizes)
-        radix = np.concatenate([[1], np.cumprod(sizes[:-1])])
-        seen = np.array(sorted(self._seen), dtype=np.int64).reshape(-1, len(sizes))
-        return ~np.isin(rows @ radix, seen @ radix)
-
     def _fill(self, batch: list[Candidate], n: int, rng: np.random.Generator) -> None:
         """Tops the batch up by additive loss, first within the limits, then wider."""
         table = self._tables[-1]
@@ -275,9 +283,8 @@ class BudgetSampler:
             if len(batch) == n:
                 return
             if self._space is not None:
-                rows = self._space[self.problem.feasible(self._space, limits)]
-                rows = rows[self._is_new(rows)]
-                for candidate in as_tuples(_lowest(rows, table, n - len(batch))):
+                rows = _lowest(self._space.new(limits), table, n - len(batch))
+                for candidate in as_tuples(rows):
                     self._propose(batch, candidate, "fill")
                 continue
             for _ in range(10 * n):

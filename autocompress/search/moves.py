@@ -7,15 +7,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.search.problem import LOSS, Candidate, Integers, Problem, Tables, slack
+from autocompress.search.problem import (
+    LOSS,
+    Candidate,
+    Integers,
+    Problem,
+    Tables,
+    gather,
+    slack,
+)
 
 REACH = 3  # of the descent: wide enough to trade one unit against another, cheap enough to repeat
 
 
 def additive(loss: Tables, candidates: Integers) -> NDArray[np.float64]:
     """Sums `(n,)` of a table over the units of candidates `(n, units)`."""
-    starts = np.cumsum([0, *(len(values) for values in loss[:-1])])
-    return np.asarray(np.concatenate(list(loss))[starts + candidates].sum(axis=1))
+    return gather(loss, candidates)
 
 
 def single_switches(

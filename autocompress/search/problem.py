@@ -189,15 +189,14 @@ class Problem:
         return np.concatenate([self.label(unit) for unit in range(len(self.units))])
 
     @cached_property
-    def _flat(self) -> dict[str, tuple[Floats, tuple[Integers, Integers, Floats, Floats]]]:
-        """Costs of all units in one array, and the columns of the edges."""
-        flat = {}
-        for name, (units, edges) in self._folded.items():
+    def _edge_columns(self) -> dict[str, tuple[Integers, Integers, Floats, Floats]]:
+        """Tails, heads, costs up and costs down `(edges,)` of each resource."""
+        columns = {}
+        for name, (_, edges) in self._folded.items():
             ends = np.array([(edge.tail, edge.head) for edge in edges], dtype=np.int64)
             costs = np.array([(edge.up, edge.down) for edge in edges], dtype=np.float64)
-            columns = (*ends.reshape(-1, 2).T, *costs.reshape(-1, 2).T)
-            flat[name] = (np.concatenate(units), columns)
-        return flat
+            columns[name] = (*ends.reshape(-1, 2).T, *costs.reshape(-1, 2).T)
+        return columns
 
     @cached_property
     def _flat_allowed(self) -> NDArray[np.bool_]:
@@ -213,14 +212,14 @@ class Problem:
 
     def costs(self, name: str, candidates: Integers) -> Floats:
         """Costs `(n,)` of candidates `(n, units)`."""
-        flat = self._starts + candidates
-        table, (tails, heads, up, down) = self._flat[name]
-        total = self.resources[name].constant + table[flat].sum(axis=1)
-        if len(up):
-            labels = self._flat_labels[flat]
+        units, edges = self._folded[name]
+        total = self.resources[name].constant + gather(units, candidates)
+        if edges:
+            tails, heads, up, down = self._edge_columns[name]
+            labels = self._flat_labels[self._starts + candidates]
             rise = labels[:, heads] - labels[:, tails]
             total += (rise > 0) @ up + (rise < 0) @ down
-        return np.asarray(total, dtype=np.float64)
+        return total
 
     def cost(self, name: str, candidate: Candidate) -> float:
         """Cost of one candidate, in the unit of the resource."""
@@ -264,6 +263,18 @@ class Problem:
     def objective(self, candidate: Candidate, loss: float) -> float:
         """What is made small: the measured `loss`, or the cost of the candidate."""
         return loss if self.minimise == LOSS else self.cost(self.minimise, candidate)
+
+
+def gather(tables: Tables, candidates: Integers) -> Floats:
+    """Sums `(n,)` over the units of the entries of `tables` that candidates `(n, units)` name."""
+    if len(candidates) > 64 * len(tables):
+        total = np.zeros(len(candidates))
+        for unit, values in enumerate(tables):
+            total += values[candidates[:, unit]]
+        return total
+    # Few candidates, many units: one look-up instead of a loop.
+    starts = np.cumsum([0, *(len(values) for values in tables[:-1])])
+    return np.asarray(np.concatenate(list(tables))[starts + candidates].sum(axis=1))
 
 
 def slack(limit: float) -> float:

@@ -40,6 +40,7 @@ class Surrogate:
     Args:
         table: Additive table, floored, `(options,)` per unit.
         alike: For each unit the likeness `(options, options)` of its options.
+        strengths: Variance of the terms of the covariance relative to each other, noise last.
         weights: Variance of the terms of the covariance, noise last.
         features: Of the told candidates.
         factor: Lower Cholesky factor `(n, n)` of their covariance.
@@ -50,6 +51,7 @@ class Surrogate:
 
     table: tuple[Floats, ...]
     alike: tuple[Floats, ...]
+    strengths: Floats
     weights: Floats
     features: Features
     factor: Floats
@@ -93,13 +95,16 @@ def describe(table: Tables, candidates: Integers) -> Features:
     return Features(np.log(total), np.sqrt(losses / total[:, None]), candidates)
 
 
-def fit(table: Tables, candidates: Integers, losses: Floats) -> Surrogate:
-    """Fits the strengths of the terms by type-II maximum likelihood and returns the posterior.
+def fit(
+    table: Tables, candidates: Integers, losses: Floats, strengths: Floats | None = None
+) -> Surrogate:
+    """The posterior; the strengths of the terms by type-II maximum likelihood unless given.
 
     Args:
         table: Additive table, `(options,)` per unit; no candidate may have an infinite entry.
         candidates: Told candidates `(n, units)`.
         losses: Their measured losses `(n,)`, finite; floored where zero.
+        strengths: Those of an earlier fit; skips the costly part.
     """
     table = floored(table)
     alike = tuple(_alike(values) for values in table)
@@ -108,22 +113,35 @@ def fit(table: Tables, candidates: Integers, losses: Floats) -> Surrogate:
     residual = np.log(np.maximum(losses, floor)) - features.log_sum
     # The median resists the few candidates where the outputs have saturated.
     centre = float(np.median(residual))
+    residual = residual - centre
     terms = _covariance(features, features, alike)
-    spread = float(np.mean((residual - centre) ** 2)) + 1e-4
-    ratios = _PRIOR.copy()
-    best = _evidence(terms, residual - centre, ratios, spread)
+    spread = float(np.mean(residual**2)) + 1e-4
+    if strengths is None:
+        strengths = _strengths(terms, residual, spread)
+    factor = _factor(terms, strengths)
+    scale = _scale(factor, residual, strengths, spread)
+    # Scaling the covariance scales its factor; no second decomposition is needed.
+    factor = factor * np.sqrt(scale)
+    solved = cho_solve((factor, True), residual)
+    evidence = _evidence(terms, residual, strengths, spread)
+    return Surrogate(
+        table, alike, strengths, strengths * scale, features, factor, solved, centre, evidence
+    )
+
+
+def _strengths(terms: Floats, residual: Floats, spread: float) -> Floats:
+    """Coordinate search on the evidence, in factors of ten, then of three."""
+    strengths = _PRIOR.copy()
+    best = _evidence(terms, residual, strengths, spread)
     for step in (10.0, 3.0):
-        for index in range(len(ratios)):
+        for index in range(len(strengths)):
             for factor in (step, 1 / step):
-                trial = ratios.copy()
+                trial = strengths.copy()
                 trial[index] *= factor
-                value = _evidence(terms, residual - centre, trial, spread)
+                value = _evidence(terms, residual, trial, spread)
                 if value > best:
-                    best, ratios = value, trial
-    weights = ratios * _scale(terms, residual - centre, ratios, spread)
-    factor_ = _factor(terms, weights)
-    solved = cho_solve((factor_, True), residual - centre)
-    return Surrogate(table, alike, weights, features, factor_, solved, centre, best)
+                    best, strengths = value, trial
+    return strengths
 
 
 def _alike(values: Floats) -> Floats:
@@ -158,18 +176,17 @@ def _factor(terms: Floats, weights: Floats) -> Floats:
     return np.asarray(cholesky(matrix, lower=True), dtype=np.float64)
 
 
-def _scale(terms: Floats, residual: Floats, ratios: Floats, spread: float) -> float:
+def _scale(factor: Floats, residual: Floats, strengths: Floats, spread: float) -> float:
     """Overall variance: what the data say, held near the raw spread by two pseudo-observations."""
-    white = solve_triangular(_factor(terms, ratios), residual, lower=True)
-    return float((white @ white + 2 * spread / ratios.sum()) / (len(residual) + 2))
-
-
-def _evidence(terms: Floats, residual: Floats, ratios: Floats, spread: float) -> float:
-    factor = _factor(terms, ratios)
     white = solve_triangular(factor, residual, lower=True)
+    return float((white @ white + 2 * spread / strengths.sum()) / (len(residual) + 2))
+
+
+def _evidence(terms: Floats, residual: Floats, strengths: Floats, spread: float) -> float:
+    factor = _factor(terms, strengths)
+    scale = _scale(factor, residual, strengths, spread)
+    prior = 0.5 * (np.log10(strengths / _PRIOR) ** 2).sum() / _DECADES**2
     count = len(residual)
-    scale = (white @ white + 2 * spread / ratios.sum()) / (count + 2)
-    prior = 0.5 * (np.log10(ratios / _PRIOR) ** 2).sum() / _DECADES**2
     return float(-0.5 * count * np.log(scale) - np.log(np.diag(factor)).sum() - prior)
 
 
