@@ -132,7 +132,7 @@ def features(isolated: LatencyPrices, candidate: Candidate) -> NDArray[np.float6
     row = np.zeros(5)
     for layer in isolated.unit_ms:
         option = candidate.get(layer, Option())
-        row[option.activations == "int8"] += isolated.unit(layer, option)
+        row[1 if option.activations == "int8" else 0] += isolated.unit(layer, option)
     for edge in isolated.edges:
         change = direction(edge, candidate)
         if change:

@@ -182,5 +182,5 @@ def _run_count(
     once = time_models({"dense": dense}, values, blocks=3)["dense"].p20_ms
     affordable = int(1000 * seconds / (BLOCKS * max(BLOCK_MS, once)))
     openable = OPEN_BYTES // max(1, int(dense.ByteSize()))
-    wanted = 10 + 2 * sum(map(len, classes.values()))
-    return max(10, min(wanted, 90, affordable - held_out, openable - held_out))
+    wanted = 10 + 3 * sum(map(len, classes.values())) // 2
+    return max(10, min(wanted, 60, affordable - held_out, openable - held_out))

@@ -53,7 +53,7 @@ def interleaved(
     blocks: int = 25,
     block_ms: float = 3.0,
     warmup: int = 2,
-    patience: float = 3.0,
+    patience: float = 2.0,
 ) -> dict[str, Timing]:
     """Time several functions in turn: one block of each, then the next round.
 

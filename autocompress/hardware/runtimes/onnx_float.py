@@ -104,7 +104,10 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelPro
             failure = str(error).strip().splitlines()[0]
             continue
         assert program is not None
-        return program.model_proto, 0 if shapes else len(inputs[0]) if inputs[0].dim() else 1
+        proto = program.model_proto
+        # A batch that the model binds comes back fixed, although it was asked for as free.
+        dims = proto.graph.input[0].type.tensor_type.shape.dim
+        return proto, int(dims[0].dim_value) if dims else 1
     raise TaskError(f"the model cannot be exported to ONNX: {failure}")
 
 
