@@ -72,6 +72,8 @@ class BudgetSampler:
     def _reachable_limits(self) -> dict[str, float]:
         limits = dict(self.problem.limits)
         resources = {name: limit for name, limit in limits.items() if name != LOSS}
+        if solve_nearly(self.problem, self._tables[-1], resources) is not None:
+            return limits
         try:
             solve_integer(self.problem, self._tables[-1], resources, gap=1.0, nodes=1000)
         except InfeasibleError:

@@ -14,7 +14,7 @@ from autocompress.search.solver import solve
 FACTORS = (0.5, 0.63, 0.8, 1.25, 1.6, 2.0)
 PERTURBED = 4
 SIGMA = 0.5  # of the log-normal factors on a table (SPDY, 2201.13096)
-_NODES = 200
+_NODES = 50
 
 
 def scaled_limits(
