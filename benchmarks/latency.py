@@ -1,7 +1,7 @@
 """How well the latency of a mixed candidate is predicted, beside a model that knows only FLOPs.
 
-Candidates mix float and int8 layers and ranks at random; the figures are of candidates that the fit
-has not seen.  Run it on an idle machine:
+Candidates mix float and int8 layers and ranks at random; the figures are of candidates that the
+fit has not seen.  Run it on an idle machine:
 
     python benchmarks/latency.py --study lenet5_mnist --json latency.json
 """
@@ -24,50 +24,28 @@ from rich.table import Table
 from autocompress.hardware.device import get_device, machine_fingerprint
 from autocompress.hardware.fit import Fit
 from autocompress.hardware.profile import fit_latency
-from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.table import cache_path
 from autocompress.model.task import load_task
 from autocompress.model.trace import trace
 from autocompress.search_space.option import Option
 
 STUDIES = Path(__file__).parents[1] / "studies"
-RANKS = (0.125, 0.25, 0.5)
-MENUS = {
-    "int8": [Option(bits=8, activations="int8")],
-    "int8_and_ranks": [
-        Option(bits=bits, rank=rank, activations=activations)
-        for bits, activations in ((32, "float32"), (8, "int8"))
-        for rank in (1.0, *RANKS)
-    ],
-}
+MENU = [
+    Option(bits=bits, rank=rank, activations=activations)
+    for bits, activations in ((32, "float32"), (8, "int8"))
+    for rank in (1.0, 0.5, 0.25, 0.125)
+]
 PACKAGES = ("autocompress", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 
 
-def measure(study: str, candidates: int, seed: int) -> dict[str, Fit]:
-    """The fit of each family of candidates of one study."""
-    folder = Path(study) if Path(study).is_dir() else STUDIES / study
+def measure(folder: Path, candidates: int, seed: int) -> Fit:
+    """The fit of one study's model under `MENU`."""
     task = load_task(folder)
     model, inputs = task.model(), task.example_inputs()
     layers = trace(model, inputs)
-    graph = export_float(model, layers, inputs)
-    fits = {}
-    for family, menu in MENUS.items():
-        menus = {layer.name: menu for layer in graph.layers}
-        # Small models have few int8 mixtures: what is left out of the fit comes first.
-        count = min(candidates, 2 ** len(menus) - 8) if family == "int8" else candidates
-        if count < 2:
-            continue
-        profile = fit_latency(
-            model,
-            layers,
-            inputs,
-            menus,
-            np.random.default_rng(seed),
-            graph=graph,
-            held_out=count,
-        )
-        fits[f"{folder.name}/{family}"] = profile.fit
-    return fits
+    menus = {layer.name: MENU for layer in layers if layer.is_treated}
+    generator = np.random.default_rng(seed)
+    return fit_latency(model, layers, inputs, menus, generator, held_out=candidates).fit
 
 
 def summary(fit: Fit) -> dict[str, float]:
@@ -101,7 +79,7 @@ def show(fits: dict[str, Fit]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--study", default="lenet5_mnist", help="name or folder of a study")
+    parser.add_argument("--study", action="append", help="name or folder; may be repeated")
     parser.add_argument("--candidates", type=int, default=20, help="held-out candidates")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="measure the table anew")
@@ -111,7 +89,10 @@ def main() -> int:
     device = get_device("onnxruntime-cpu")
     if options.fresh:
         cache_path(device).unlink(missing_ok=True)
-    fits = measure(options.study, options.candidates, options.seed)
+    fits = {}
+    for study in options.study or ["lenet5_mnist"]:
+        folder = Path(study) if Path(study).is_dir() else STUDIES / study
+        fits[folder.name] = measure(folder, options.candidates, options.seed)
     show(fits)
     if options.json:
         content = {

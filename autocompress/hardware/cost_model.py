@@ -179,14 +179,14 @@ def fit_prices(
 
     Args:
         isolated: Times of single operations; its constant is ignored.
-        candidates: What was run.  At least as many as coefficients.
+        candidates: What was run; ten or more, or all that there are.
         measured_ms: `(runs,)` latencies.
 
     Raises:
-        ValueError: If there are fewer than five runs.
+        ValueError: If there is not one latency for each run.
     """
-    if len(candidates) < 5 or len(candidates) != len(measured_ms):
-        raise ValueError(f"fit_prices: {len(candidates)} runs, need at least 5")
+    if not len(candidates) or len(candidates) != len(measured_ms):
+        raise ValueError(f"fit_prices: {len(candidates)} runs, {len(measured_ms)} latencies")
     prior = scale_prices(isolated, fit_coefficients(isolated, candidates, measured_ms))
     terms = _terms(prior)
     before = np.array(list(terms.values()))

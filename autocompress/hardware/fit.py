@@ -76,14 +76,14 @@ def judge(
     """Sum up a fit.
 
     Args:
-        points: Calibration and held-out candidates; at least two of the latter.
+        points: Calibration and held-out candidates.  With fewer than two of the latter, in a space
+            of a handful of candidates, all are judged.
         timings: Their timings, in the same order.
         table_seconds: See `Fit`.
         fit_seconds: See `Fit`.
     """
     unseen = [point for point in points if point.held_out]
-    if len(unseen) < 2:
-        raise ValueError(f"judge: {len(unseen)} held-out candidates, need at least 2")
+    unseen = unseen if len(unseen) > 1 else list(points)
     predicted = np.array([point.predicted_ms for point in unseen])
     measured = np.array([point.measured_ms for point in unseen])
     macs = np.array([point.macs for point in unseen])

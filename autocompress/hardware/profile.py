@@ -88,7 +88,7 @@ def fit_latency(
         generator: Draws the candidates.
         device: `onnxruntime-cpu` by default.
         graph: The exported model, where the caller has it already.
-        held_out: Candidates kept from the fit, to judge it.
+        held_out: Candidates kept from the fit, to judge it; fewer when there are few in all.
         seconds: CPU time that whole-model runs may take, about.
         progress: Called with what is being done and the share that is done.
 
@@ -137,7 +137,8 @@ def _fit(
     """Prices fitted on all candidates, and what a fit without the held-out ones said of each."""
     measured = np.array([timing.p20_ms for timing in timings])
     # All dense and all int8 come first: a fit without them would have to extrapolate.
-    unseen = set(2 + generator.permutation(len(candidates) - 2)[:held_out])
+    inner = 2 + generator.permutation(max(0, len(candidates) - 2))
+    unseen = set(inner[: min(held_out, len(inner) // 2)])
     seen = [index for index in range(len(candidates)) if index not in unseen]
     judged = fit_prices(isolated, [candidates[index] for index in seen], measured[seen])
     points = [

@@ -96,9 +96,9 @@ def test_many_runs_correct_each_price_beyond_the_coefficients() -> None:
     assert min(min(menu.values()) for menu in refined.unit_ms.values()) >= 0
 
 
-def test_fewer_runs_than_coefficients_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 5"):
-        fit_prices(made_up(np.random.default_rng(0)), [{}], np.ones(1))
+def test_runs_without_latencies_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 runs, 2 latencies"):
+        fit_prices(made_up(np.random.default_rng(0)), [{}], np.ones(2))
 
 
 def test_prices_come_back_from_json_bit_for_bit() -> None:

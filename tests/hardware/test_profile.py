@@ -95,6 +95,23 @@ def test_a_profile_prices_every_option_and_comes_back_from_json(
         Profile.from_dict({})
 
 
+def test_a_space_without_other_kernels_has_one_latency(
+    mixed, graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCKS", 3)
+    profile = fit_latency(
+        mixed.model,
+        mixed.layers,
+        mixed.example,
+        {"head": (SMALL,), "conv": (SMALL,)},
+        np.random.default_rng(0),
+        graph=graph,
+    )
+    dense = profile.prices.predict({})
+    assert profile.prices.predict({"head": SMALL, "conv": SMALL}) == dense
+    assert dense == pytest.approx(profile.fit.points[0].measured_ms, rel=1e-3)
+
+
 def test_nothing_to_treat_is_an_error(mixed, graph) -> None:
     with pytest.raises(DeviceError, match="no layer has options"):
         fit_latency(
