@@ -67,7 +67,7 @@ def summary(fit: Fit) -> dict[str, float]:
 def show(fits: dict[str, Fit]) -> None:
     table = Table(title="Predicted against measured latency, held-out candidates")
     rows = {name: summary(fit) for name, fit in fits.items()}
-    table.add_column("family")
+    table.add_column("family", no_wrap=True)
     table.add_column("candidates", justify="right")
     for key in next(iter(rows.values())):
         table.add_column(key.replace("_", " "), justify="right")

@@ -22,9 +22,11 @@ from autocompress.search_space.option import Option
 Candidate = Mapping[str, Option]
 Term = tuple[str, ...]
 
-# What a price may be off by beyond the five coefficients, as a share of itself and of the model's
-# latency, and what a whole-model run is off by, as a share of itself.
+# How far a price may move from what the five coefficients make of it: a share of itself and of the
+# model's latency, times one of `WIDTHS`; and what a run is off by, as a share of itself.
 PRICE_SHARE, MODEL_SHARE, NOISE_SHARE = 0.3, 0.02, 0.01
+WIDTHS = (0.01, 0.1, 0.3, 1.0)
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,9 @@ def fit_prices(
 ) -> LatencyPrices:
     """Fit the five coefficients, then each price.
 
-    The second step is a non-negative least squares with one more row a price, which says that the
-    price is what the coefficients make of it, give or take `PRICE_SHARE` of itself and
-    `MODEL_SHARE` of the model: prices that no run tells apart stay where they are.
+    The second step is a non-negative least squares with one more row a price, which draws it
+    towards what the coefficients make of it.  How strongly is what predicts left-out runs best:
+    with few runs for many layers the coefficients do nearly all, with many each price is its own.
 
     Args:
         isolated: Times of single operations; its constant is ignored.
@@ -187,18 +189,42 @@ def fit_prices(
     """
     if not len(candidates) or len(candidates) != len(measured_ms):
         raise ValueError(f"fit_prices: {len(candidates)} runs, {len(measured_ms)} latencies")
+    errors = dict.fromkeys(WIDTHS, 0.0)
+    folds = FOLDS if len(candidates) >= 2 * FOLDS else 0
+    for fold in range(folds):
+        # The first two runs are the extremes: without them a fit would have to extrapolate.
+        left_out = [index for index in range(2, len(candidates)) if index % FOLDS == fold]
+        kept = sorted(set(range(len(candidates))) - set(left_out))
+        runs, times = [candidates[index] for index in kept], measured_ms[kept]
+        prior = scale_prices(isolated, fit_coefficients(isolated, runs, times))
+        for width in WIDTHS:
+            prices = _refine(prior, runs, times, width)
+            errors[width] += sum(
+                (prices.predict(candidates[index]) / measured_ms[index] - 1) ** 2
+                for index in left_out
+            )
     prior = scale_prices(isolated, fit_coefficients(isolated, candidates, measured_ms))
+    return _refine(prior, candidates, measured_ms, min(WIDTHS, key=lambda width: errors[width]))
+
+
+def _refine(
+    prior: LatencyPrices,
+    candidates: Sequence[Candidate],
+    measured_ms: NDArray[np.float64],
+    width: float,
+) -> LatencyPrices:
+    """Prices between the prior ones and those that the runs alone would give."""
     terms = _terms(prior)
     before = np.array(list(terms.values()))
-    width = PRICE_SHARE * before + MODEL_SHARE * float(np.median(measured_ms))
+    spread = width * (PRICE_SHARE * before + MODEL_SHARE * float(np.median(measured_ms)))
     where = {term: index for index, term in enumerate(terms)}
     rows = np.zeros((len(candidates), len(terms)))
     for row, candidate in zip(rows, candidates, strict=True):
         for term in _terms_of(prior, candidate):
             row[where[term]] += 1
     weight = 1 / (NOISE_SHARE * measured_ms)
-    system = np.vstack([rows * weight[:, None], np.diag(1 / width)])
-    after, _ = nnls(system, np.concatenate([measured_ms * weight, before / width]))
+    system = np.vstack([rows * weight[:, None], np.diag(1 / spread)])
+    after, _ = nnls(system, np.concatenate([measured_ms * weight, before / spread]))
     return _replace(prior, dict(zip(terms, map(float, after), strict=True)))
 
 

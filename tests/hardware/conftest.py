@@ -18,7 +18,9 @@ class Mixed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        # Convolutions without bias: the exporter lets them share constants.
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False)
+        self.grouped = nn.Conv2d(16, 16, 1, groups=2, bias=False)
         self.norm1 = nn.BatchNorm2d(16)
         self.conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(16)
@@ -31,7 +33,7 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(self.stem(x)).relu()
-        x = (self.norm2(self.conv(x)) + x).relu()
+        x = (self.norm2(self.conv(x)) + self.grouped(x)).relu()
         x = self.tokens(x.flatten(2).transpose(1, 2)).relu()
         return self.head(self.hidden(x.mean(1)).relu())
 

@@ -138,36 +138,35 @@ def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
         found = tuple(_scopes(node))
         if len(found) > 1 and found[-2] in names:
             groups.setdefault(found, []).append(node)
-    initializers = {tensor.name for tensor in graph.initializer}
     holes: dict[int, onnx.NodeProto] = {}
     inside: set[int] = set()
     for scopes, nodes in groups.items():
-        arithmetic = {"Conv", "Gemm", "MatMul"} & {node.op_type for node in nodes}
+        arithmetic = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
         if not arithmetic:
             continue  # such as the padding in front of a convolution
+        value = arithmetic[0].input[0]
         made = {name for node in nodes for name in node.output}
-        reads = [name for node in nodes for name in node.input]
-        outside = {name for name in reads if name and name not in made | initializers}
+        if len(arithmetic) > 1 or value in made:
+            kinds = ", ".join(node.op_type for node in nodes)
+            raise TaskError(f"layer {scopes[-2]!r} is exported in a way not known: {kinds}")
         last = nodes[-1]
-        if len(outside) != 1:
-            raise TaskError(f"layer {scopes[-2]!r} reads {len(outside)} tensors, expected one")
-        hole = helper.make_node(
-            HOLE, list(outside), list(last.output), name=scopes[-2], domain=_DOMAIN
-        )
+        hole = helper.make_node(HOLE, [value], list(last.output), name=scopes[-2], domain=_DOMAIN)
         holes[id(last)] = hole
         inside |= {id(node) for node in nodes}
-    kept = [holes.get(id(node), node) for node in graph.node if _stays(node, inside, holes)]
-    kept = _absorb_relu(kept, names, {value.name for value in graph.output})
-    read = {name for node in kept for name in node.input} | {v.name for v in graph.output}
+    outputs = {value.name for value in graph.output}
+    read = set(outputs)
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        # A constant inside a group may serve nodes of others as well.
+        if id(node) in holes or id(node) not in inside or read & set(node.output):
+            kept.insert(0, holes.get(id(node), node))
+            read |= set(kept[0].input)
+    kept = _absorb_relu(kept, names, outputs)
     weights = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(kept)
     graph.initializer.extend(weights)
     proto.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
-
-
-def _stays(node: onnx.NodeProto, inside: set[int], holes: dict[int, onnx.NodeProto]) -> bool:
-    return id(node) not in inside or id(node) in holes
 
 
 def _absorb_relu(
