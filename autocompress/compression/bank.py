@@ -154,6 +154,4 @@ def _read(path: Path) -> Entry | None:
         for index, bits in enumerate(facts["bits"])
     )
     grids = tuple(Grid(*grid) if grid else None for grid in facts["grids"])
-    return Entry(
-        Treated(weights, tensors.get("bias"), grids), facts["error"], facts["coded_bytes"]
-    )
+    return Entry(Treated(weights, tensors.get("bias"), grids), facts["error"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autocompress.compression.factorize import refit_second, whitened_svd
 from autocompress.compression.moments import Statistics, damped, fit_grid
 from autocompress.compression.quantize import round_to_nearest, round_with_feedback
-from autocompress.compression.sparsify import prune, prune_magnitude
+from autocompress.compression.sparsify import fit_within, prune, prune_magnitude
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
@@ -44,13 +44,17 @@ def compress_layer(
         make = _nearest if method == "nearest" else _obs
         stored = make(weight, moment, layer, same)
         for option, tensors in stored:
-            treated = finish(module, statistics, option, tensors)
+            treated = finish(layer, module, statistics, option, tensors)
             change = treated.matrix().double() - weight
             yield option, treated, float(((change @ moment) * change).sum()) / whole
 
 
 def finish(
-    module: nn.Module, statistics: Statistics, option: Option, tensors: tuple[StoredTensor, ...]
+    layer: Layer,
+    module: nn.Module,
+    statistics: Statistics,
+    option: Option,
+    tensors: tuple[StoredTensor, ...],
 ) -> Treated:
     """Adds bias and, for int8, grids to the stored tensors of a layer."""
     bias = module.bias.detach() if isinstance(module.bias, Tensor) else None
@@ -59,14 +63,16 @@ def finish(
     treated = Treated(tensors, bias)
     if option.activations != "int8":
         return treated
-    return Treated(tensors, bias, _grids(module, statistics, treated))
+    return Treated(tensors, bias, _grids(layer, module, statistics, treated))
 
 
-def _grids(module: nn.Module, statistics: Statistics, treated: Treated) -> tuple[Grid | None, ...]:
-    """Grids of the input, of the values between two factors, and of a convolution's output.
+def _grids(
+    layer: Layer, module: nn.Module, statistics: Statistics, treated: Treated
+) -> tuple[Grid | None, ...]:
+    """Grids of the input, of the values between two factors, and of the output.
 
-    A Linear writes float: its integer kernel does not need an output grid, and what reads it brings
-    its own.
+    Integer convolutions, and layers whose ReLU is fused, write integers; another Linear writes float,
+    which costs the kernel nothing and loses nothing.
     """
     middle: list[Grid | None] = []
     if len(treated.weights) > 1:
@@ -74,26 +80,31 @@ def _grids(module: nn.Module, statistics: Statistics, treated: Treated) -> tuple
         assert isinstance(built, nn.Sequential)
         with torch.no_grad():
             middle.append(fit_grid(built[0](statistics.sample).flatten()))
-    output = statistics.output_grid if isinstance(module, nn.Conv2d) else None
-    return (statistics.input_grid, *middle, output)
+    writes_integers = isinstance(module, nn.Conv2d) or layer.activation == "relu"
+    return (
+        statistics.input_grid,
+        *middle,
+        statistics.output_grid if writes_integers else None,
+    )
 
 
 def _obs(
     weight: Tensor, moment: Tensor, layer: Layer, options: list[Option]
 ) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
     """Options of one rank, with error feedback; those that differ in activations share the work."""
-    first, _ = (
-        whitened_svd(weight, moment, layer.rank(options[0].rank))
-        if options[0].is_factored
-        else (weight, None)
-    )
-    pruned = prune(first, moment, {option.sparsity for option in options})
+    first = weight
+    if options[0].is_factored:
+        first, _ = whitened_svd(weight, moment, layer.rank(options[0].rank))
+    sparsities = {option.sparsity for option in options}
+    pruned = prune(first, moment, sparsities)
+    # Where the second factor is cut does not depend on how the first one is rounded.
+    masks = _second_masks(weight, first, moment, sparsities) if options[0].is_factored else {}
     for sparsity, group in groupby(sorted(options, key=_sparsity), key=_sparsity):
         same = list(group)
         rounded = round_with_feedback(pruned[sparsity], [option.bits for option in same], moment)
         tensors = {
-            bits: (stored, *_complete(weight, stored, moment, sparsity))
-            if options[0].is_factored
+            bits: (stored, _second(weight, stored, moment, masks[sparsity]))
+            if masks
             else (stored,)
             for bits, stored in rounded.items()
         }
@@ -101,13 +112,18 @@ def _obs(
             yield option, tensors[option.bits]
 
 
-def _complete(
-    weight: Tensor, first: StoredTensor, moment: Tensor, sparsity: float
-) -> tuple[StoredTensor, ...]:
-    """The second factor, fitted to the first as it was stored, then treated in the same way."""
+def _second_masks(
+    weight: Tensor, first: Tensor, moment: Tensor, sparsities: set[float]
+) -> dict[float, Tensor]:
+    second, middle = refit_second(weight, first, moment)
+    return {sparsity: kept != 0 for sparsity, kept in prune(second, middle, sparsities).items()}
+
+
+def _second(weight: Tensor, first: StoredTensor, moment: Tensor, mask: Tensor) -> StoredTensor:
+    """The second factor, fitted to the first as it was stored, then rounded like it."""
     second, middle = refit_second(weight, first.dense().double(), moment)
-    kept = prune(second, middle, {sparsity})[sparsity]
-    return (round_with_feedback(kept, [first.bits], middle)[first.bits],)
+    kept = second if bool(mask.all()) else fit_within(second, middle, mask)
+    return round_with_feedback(kept, [first.bits], middle)[first.bits]
 
 
 def _nearest(

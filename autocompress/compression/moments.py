@@ -18,7 +18,7 @@ from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs
 
 SAMPLE_EXAMPLES = 128  # examples kept of every layer's input, to set the grid between two factors
-SAMPLE_VALUES = 200_000  # values looked at to choose a grid
+SAMPLE_VALUES = 100_000  # values looked at to choose a grid
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class _Watcher:
         self.first = self.first + rows.sum(0)
         if sum(map(len, self.samples)) < SAMPLE_EXAMPLES:
             self.samples.append(x.detach().clone())
-        self.inputs.append(_thinned(x))
-        self.outputs.append(_thinned(output.relu() if self.relu else output))
+        self.inputs.append(_thinned(x, SAMPLE_VALUES // 16))
+        self.outputs.append(_thinned(output.relu() if self.relu else output, SAMPLE_VALUES // 16))
 
     def output_grid(self) -> Grid:
         return fit_grid(torch.cat(self.outputs))
@@ -123,6 +123,7 @@ def unfold(module: nn.Module, x: Tensor) -> Tensor:
 
 def fit_grid(values: Tensor) -> Grid:
     """The grid with the least mean squared rounding and clipping error over `values`."""
+    values = _thinned(values, SAMPLE_VALUES)
     low, high = float(values.min()), float(values.max())
     best, least = Grid.covering(low, high), float("inf")
     for shrink in torch.linspace(1.0, 0.4, 25).tolist():
@@ -142,8 +143,9 @@ def damped(second_moment: Tensor, share: float = 0.01) -> Tensor:
     return second_moment + share * mean * torch.eye(len(second_moment), dtype=second_moment.dtype)
 
 
-def _thinned(values: Tensor) -> Tensor:
-    """An evenly spaced choice of values, deterministic, extremes kept."""
+def _thinned(values: Tensor, count: int) -> Tensor:
+    """About `count` evenly spaced values, and the extremes; always the same ones."""
     flat = values.detach().flatten()
-    step = max(1, flat.numel() // (SAMPLE_VALUES // 16))
-    return torch.cat([flat[::step], flat.min()[None], flat.max()[None]])
+    if len(flat) <= count:
+        return flat
+    return torch.cat([flat[:: len(flat) // count], flat.min()[None], flat.max()[None]])

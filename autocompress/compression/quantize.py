@@ -112,14 +112,15 @@ def _sweep_by_row(
     codes = torch.zeros_like(weight)
     for rows, columns, valid in row_supports(mask):
         factor = _inverse_factor(gather_moment(moment, columns, valid))
-        values = weight[:, rows[:, None], columns] * valid
+        values = (weight[:, rows[:, None], columns] * valid).to(factor.dtype)
+        steps = scale[:, rows].to(factor.dtype)
         rounded = torch.zeros_like(values)
         for j in range(columns.shape[1]):
             rounded[:, :, j] = _round_column(
-                values, j, scale[:, rows], top, factor[:, j, j], factor[:, j, j + 1 :], valid
+                values, j, steps, top.to(factor.dtype), factor[:, j, j], factor[:, j, j + 1 :], valid
             )
         index, position = valid.nonzero(as_tuple=True)
-        codes[:, rows[index], columns[index, position]] = rounded[:, index, position]
+        codes[:, rows[index], columns[index, position]] = rounded[:, index, position].to(codes.dtype)
     return codes
 
 

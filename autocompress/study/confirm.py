@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.deploy.onnx_file import OnnxModule
-from autocompress.hardware.profile import feeds, time_models
+from autocompress.hardware.clock import feeds, time_when_calm
 from autocompress.hardware.timing import ratio
 from autocompress.search_space.candidate import Candidate
 from autocompress.study.events import Listener
@@ -77,9 +77,11 @@ def confirm(
         listener.progress(index, len(records) + 1, f"fitting {record.id}")
         finalists.append(make_finalist(prepared, Candidate.from_dict(record.choices)))
     listener.progress(len(records), len(records) + 1, "timing beside the original")
-    timings = time_models(
+    timings = time_when_calm(
         {ORIGINAL: original.proto, **{item.candidate.id: item.proto for item in finalists}},
         feeds(prepared.model.graph, prepared.model.example_inputs),
+        ORIGINAL,
+        prepared.latency.predict({}),
     )
     base = Measured(
         study.task.evaluate(original.module, "selection"),

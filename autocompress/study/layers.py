@@ -10,7 +10,8 @@ import numpy as np
 from autocompress.errors import ConfigError
 from autocompress.hardware.device import get_device, reject
 from autocompress.hardware.fit import Fit
-from autocompress.hardware.profile import fit_latency, measure_table
+from autocompress.hardware.measure import measure_table
+from autocompress.hardware.profile import fit_latency
 from autocompress.hardware.reference import reference_model
 from autocompress.hardware.runtimes.single_op import layer_signature
 from autocompress.hardware.table import cache_path

@@ -133,7 +133,7 @@ def _sizes(study: Study, model: Model, space: Space, bank: Bank) -> dict[tuple[s
         for option in menu:
             stored = dense_record(model, unit) if option.is_identity else bank[unit, option].treated
             if study.settings.storage == "onnx":
-                sizes[unit, option] = onnx_graph.hole_bytes(model.graph, unit, stored, "onnx")
+                sizes[unit, option] = onnx_graph.layer_bytes(model.graph, unit, stored, "onnx")
             else:
                 sizes[unit, option] = archive.layer_bytes(unit, option.id, stored)
     return sizes
@@ -246,7 +246,7 @@ def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
     """Bytes of the file that ships without its units."""
     if study.settings.storage == "onnx":
         outside = [layer.name for layer in model.graph.layers if layer.name not in units]
-        dense = (onnx_graph.hole_bytes(model.graph, name, dense_record(model, name), "onnx") for name in outside)
+        dense = (onnx_graph.layer_bytes(model.graph, name, dense_record(model, name), "onnx") for name in outside)
         return onnx_graph.base_bytes(model.graph, study.device.threads) + sum(dense)
     rest = model.rest(dict.fromkeys(units, None))  # type: ignore[arg-type]
     return archive.base_bytes(rest, metadata(study, "0" * 10))
