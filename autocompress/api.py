@@ -112,7 +112,9 @@ class Result:
         """
         records = {record.id: record for record in load_records(self.folder / JOURNAL)}
         if id not in records:
-            raise ConfigError(f"candidate {id!r}: not among the {len(records)} evaluated; see `front`")
+            raise ConfigError(
+                f"candidate {id!r}: not among the {len(records)} evaluated; see `front`"
+            )
         finalist = make_finalist(self.outcome.prepared, Candidate.from_dict(records[id].choices))
         return Compressed(id, finalist.module, self.outcome, finalist)
 

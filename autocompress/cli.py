@@ -27,7 +27,9 @@ RunFolder = Annotated[Path, typer.Argument(help="Run directory, such as runs/len
 Budget = Annotated[
     list[str] | None,
     typer.Option(
-        "--budget", metavar="NAME=VALUE", help="size=10%, latency=2ms, quality=-0.5pt; may be repeated."
+        "--budget",
+        metavar="NAME=VALUE",
+        help="size=10%, latency=2ms, quality=-0.5pt; may be repeated.",
     ),
 ]
 
@@ -48,7 +50,9 @@ def run(
         str | None, typer.Option(help="Stop searching after this time, such as 10m, and confirm.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes every draw.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; runs/<study> by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; runs/<study> by default.")
+    ] = None,
 ) -> None:
     """Compress a study's model to its budget; an interrupted run goes on."""
     from rich.console import Console
@@ -81,7 +85,9 @@ def run(
     console.print(result_table(outcome.result, loaded.settings.metric))
     seconds = outcome.result["seconds"]
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-    console.print(f"seconds: {spent}; total {sum(seconds.values()):.1f}", highlight=False, soft_wrap=True)
+    console.print(
+        f"seconds: {spent}; total {sum(seconds.values()):.1f}", highlight=False, soft_wrap=True
+    )
     for name in ("model.acz", "model.onnx", "plan.json", "front.csv", "result.json"):
         if (folder / name).is_file():
             console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
@@ -124,7 +130,9 @@ def show(run: RunFolder) -> None:
 
     console = Console()
     found = status(run)
-    console.print(f"{run}: {found.state}, {len(found.records)} candidates evaluated", highlight=False)
+    console.print(
+        f"{run}: {found.state}, {len(found.records)} candidates evaluated", highlight=False
+    )
     if found.state != "finished" and found.result:
         console.print("the result below is that of the last finished run", highlight=False)
     best = ""
@@ -145,7 +153,9 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
     candidate: Annotated[str | None, typer.Option(help="Id from the front.")] = None,
     budget: Budget = None,
-    format: Annotated[str | None, typer.Option(help="onnx or archive; else by the ending.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="onnx or archive; else by the ending.")
+    ] = None,
 ) -> None:
     """Write any evaluated point as an ONNX file or a packed archive, without a new search."""
     from rich.console import Console
@@ -157,7 +167,9 @@ def export(
     console = Console()
     with Display(console) as display:
         point, size = export_point(run, output, candidate, budget or (), format, display)
-    console.print(f"{output}: candidate {point}, {size_text(size)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{output}: candidate {point}, {size_text(size)}", highlight=False, soft_wrap=True
+    )
 
 
 @app.command()

@@ -87,10 +87,11 @@ class _Watcher:
 
     def hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         x = inputs[0]
-        rows = unfold(module, x).double()
+        rows = unfold(module, x)
         self.rows += len(rows)
-        self.second = self.second + rows.T @ rows
-        self.first = self.first + rows.sum(0)
+        # Products of a batch in single precision, their sum in double.
+        self.second = self.second + (rows.T @ rows).double()
+        self.first = self.first + rows.sum(0).double()
         if sum(map(len, self.samples)) < SAMPLE_EXAMPLES:
             self.samples.append(x.detach().clone())
         self.inputs.append(_thinned(x, SAMPLE_VALUES // 16))

@@ -117,10 +117,18 @@ def _sweep_by_row(
         rounded = torch.zeros_like(values)
         for j in range(columns.shape[1]):
             rounded[:, :, j] = _round_column(
-                values, j, steps, top.to(factor.dtype), factor[:, j, j], factor[:, j, j + 1 :], valid
+                values,
+                j,
+                steps,
+                top.to(factor.dtype),
+                factor[:, j, j],
+                factor[:, j, j + 1 :],
+                valid,
             )
         index, position = valid.nonzero(as_tuple=True)
-        codes[:, rows[index], columns[index, position]] = rounded[:, index, position].to(codes.dtype)
+        codes[:, rows[index], columns[index, position]] = rounded[:, index, position].to(
+            codes.dtype
+        )
     return codes
 
 

@@ -99,7 +99,7 @@ def _paired_moments(
     caught: list[Tensor] = []
 
     def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        caught.append(unfold(module, arguments[0]).double())
+        caught.append(unfold(module, arguments[0]))
 
     handles = [m.get_submodule(name).register_forward_pre_hook(hook) for m in (model, compressed)]
     sums: list[Tensor | float] = [0.0] * 4
@@ -113,7 +113,8 @@ def _paired_moments(
                 x, y = caught
                 rows += len(x)
                 for index, term in enumerate((y.T @ y, x.T @ y, x.sum(0), y.sum(0))):
-                    sums[index] = sums[index] + term
+                    # Products of a batch in single precision, their sum in double.
+                    sums[index] = sums[index] + term.double()
     finally:
         for handle in handles:
             handle.remove()

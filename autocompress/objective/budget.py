@@ -58,7 +58,9 @@ def parse_limit(name: str, text: str) -> Limit:
         ConfigError: If the name, number or unit is not understood.
     """
     if name not in LIMITED:
-        raise ConfigError(f"budget {name}={text}: unknown limit {name!r}; allowed are {', '.join(LIMITED)}")
+        raise ConfigError(
+            f"budget {name}={text}: unknown limit {name!r}; allowed are {', '.join(LIMITED)}"
+        )
     found = _NUMBER.fullmatch(text.strip())
     units = UNITS[name]
     if found is None or (found[2] != "%" and found[2] not in units):

@@ -49,7 +49,9 @@ class Proxy:
         ConfigError: If `kl` is asked for outputs with fewer than two classes.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, kind: str = "kl", batch: int = 256) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, kind: str = "kl", batch: int = 256
+    ) -> None:
         self.kind = kind
         self.inputs = inputs
         self.batch = batch
@@ -58,7 +60,7 @@ class Proxy:
         if kind == "kl" and (reference.ndim < 2 or reference.shape[-1] < 2):
             raise ConfigError(
                 f"proxy 'kl' needs outputs (n, classes); the model gives {tuple(reference.shape)};"
-                " use an objective with proxy = \"mse\""
+                ' use an objective with proxy = "mse"'
             )
         self._reference = torch.log_softmax(reference, -1) if kind == "kl" else reference
         self._variance = float(reference.var().clamp_min(1e-12))

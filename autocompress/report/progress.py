@@ -44,6 +44,7 @@ class Display:
         self._stage = ""
         self._begun = 0.0
         self._last = 0.0
+        self._done = 0
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -60,11 +61,14 @@ class Display:
             self._live.stop()
 
     def stage(self, name: str, detail: str = "") -> None:
-        self._stage, self._begun, self._last = name, time.monotonic(), time.monotonic()
+        self._stage, self._done = name, 0
+        self._begun = self._last = time.monotonic()
         if self._console.is_terminal:
             if self._task is not None:
                 task = self._live.tasks[-1]
-                self._live.update(self._task, total=task.completed or 1, completed=task.completed or 1)
+                self._live.update(
+                    self._task, total=task.completed or 1, completed=task.completed or 1
+                )
             self._task = self._live.add_task(printable(detail), total=None, stage=name)
         else:
             self._line(f"{name}: {detail}")
@@ -77,9 +81,9 @@ class Display:
                 )
             return
         now = time.monotonic()
-        if now - self._last < PLAIN_EVERY and done < total:
+        if done == self._done or (now - self._last < PLAIN_EVERY and done < total):
             return
-        self._last = now
+        self._last, self._done = now, done
         left = ""
         if 0 < done < total:
             left = f", {seconds_text((now - self._begun) * (total - done) / done)} left"

@@ -236,7 +236,9 @@ def _names(names: Sequence[Any]) -> str:
 
 def fit_table(fit: Fit) -> Table:
     """How good a device's cost model is on held-out candidates, beside a FLOPs-only model."""
-    table = _table(title=f"cost model on {sum(p.held_out for p in fit.points)} held-out candidates")
+    table = _table(
+        title=f"cost model on {sum(p.held_out for p in fit.points)} held-out candidates"
+    )
     table.add_column("")
     for name in ("cost model", "FLOPs only"):
         table.add_column(name, justify="right")

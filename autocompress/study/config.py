@@ -109,7 +109,9 @@ def load_study(
         return make_study(folder.resolve().name, load_task(folder), settings, budget, folder)
     except ConfigError as error:
         text = str(error)
-        raise ConfigError(text if ".toml" in text or "task.py" in text else f"{file}: {text}") from None
+        raise ConfigError(
+            text if ".toml" in text or "task.py" in text else f"{file}: {text}"
+        ) from None
 
 
 def make_study(

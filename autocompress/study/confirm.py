@@ -60,9 +60,7 @@ class Test:
     examples: int
 
 
-def confirm(
-    prepared: Prepared, records: Sequence[Record], listener: Listener
-) -> Confirmation:
+def confirm(prepared: Prepared, records: Sequence[Record], listener: Listener) -> Confirmation:
     """Measures the candidates of some records and names the winner.
 
     Args:
@@ -122,7 +120,13 @@ def rank(
         quality = -measured.quality if higher_is_better else measured.quality
         wanted = quality if minimise == "quality" else measured.value(minimise)
         missed = sum(max(0.0, target.excess(measured, original)) for target in targets)
-        return (bool(_worse(verdict, original)), not verdict.met, missed, wanted, verdict.finalist.loss)
+        return (
+            bool(_worse(verdict, original)),
+            not verdict.met,
+            missed,
+            wanted,
+            verdict.finalist.loss,
+        )
 
     ranked = sorted(verdicts, key=key)
     reasons = []
@@ -130,7 +134,9 @@ def rank(
         reason = _worse(verdict, original)
         if not reason and index:
             missed = [t.name for t in targets if not t.is_met(verdict.measured)]
-            reason = f"misses the limit on {', '.join(missed)}" if missed else "another one is better"
+            reason = (
+                f"misses the limit on {', '.join(missed)}" if missed else "another one is better"
+            )
         reasons.append(verdict.because(reason))
     return reasons
 

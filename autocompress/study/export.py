@@ -69,7 +69,11 @@ def export_point(
 
 
 def _choose(
-    prepared: Prepared, records: Sequence[Record], run: Path, candidate: str | None, budget: Sequence[str]
+    prepared: Prepared,
+    records: Sequence[Record],
+    run: Path,
+    candidate: str | None,
+    budget: Sequence[str],
 ) -> Record:
     by_id = {record.id: record for record in records}
     if budget:
@@ -91,7 +95,10 @@ def _within(prepared: Prepared, records: Sequence[Record], budget: Sequence[str]
     if "quality" in limits:
         raise ConfigError("export --budget takes size and latency; quality needs a run")
     dense = {unit: Option() for unit in prepared.space.units}
-    original = {"size": float(prepared.model.size_bytes), "latency": prepared.latency.predict(dense)}
+    original = {
+        "size": float(prepared.model.size_bytes),
+        "latency": prepared.latency.predict(dense),
+    }
     names = {"size": "size_bytes", "latency": "latency_ms"}
     bounds = {names[name]: limit.bound(original[name]) for name, limit in limits.items()}
     found = pick(records, bounds)

@@ -116,7 +116,10 @@ def original_of(prepared: Prepared) -> Finalist:
 
 
 def file_bytes(
-    prepared: Prepared, candidate: Candidate, treated: Mapping[str, Treated], proto: onnx.ModelProto
+    prepared: Prepared,
+    candidate: Candidate,
+    treated: Mapping[str, Treated],
+    proto: onnx.ModelProto,
 ) -> int:
     """Size of the file that ships."""
     if prepared.study.settings.storage == "onnx":
@@ -127,5 +130,3 @@ def file_bytes(
         prepared.model.rest(treated),
         metadata(prepared.study, candidate.id),
     )
-
-

@@ -58,9 +58,12 @@ def layer_shares(study: Study) -> list[dict[str, Any]]:
             "parameters": layer.parameters,
             "macs": layer.macs,
             "treated": layer.name in menus,
-            "reason": layer.reason or ("" if layer.name in menus else "excluded by the search space"),
+            "reason": layer.reason
+            or ("" if layer.name in menus else "excluded by the search space"),
             "size_share": layer.parameters / parameters,
-            "latency_share": times[layer.name] / sum(times.values()) if layer.name in times else None,
+            "latency_share": times[layer.name] / sum(times.values())
+            if layer.name in times
+            else None,
             "options": [option.id for option in menus.get(layer.name, ())],
         }
         for layer in model.layers
@@ -94,7 +97,9 @@ def measure_device(name: str, folder: Path | None, listener: Listener) -> tuple[
         dense, inputs, layers = model.dense, model.example_inputs, model.layers
         seed = study.settings.seed
         menus = dict(
-            build_space(layers, study.space, lambda o, x: reject(o, x, device), study.space_file).units
+            build_space(
+                layers, study.space, lambda o, x: reject(o, x, device), study.space_file
+            ).units
         )
     profile = fit_latency(
         dense,

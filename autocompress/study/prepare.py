@@ -97,7 +97,9 @@ class Model:
     def rest(self, treated: Mapping[str, Treated]) -> dict[str, Tensor]:
         """The tensors of `state` that do not belong to treated layers."""
         return {
-            key: tensor for key, tensor in self.state.items() if key.rpartition(".")[0] not in treated
+            key: tensor
+            for key, tensor in self.state.items()
+            if key.rpartition(".")[0] not in treated
         }
 
     def layer(self, name: str) -> Layer:
@@ -214,5 +216,3 @@ def space_key(model: Model, space: Space, *more: object) -> str:
     """Hash of what was compressed, from which menus, by which code, and anything else."""
     text = json.dumps([model.content, menus_of(space), recipe(), *map(str, more)])
     return hashlib.sha256(text.encode()).hexdigest()
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,17 +101,23 @@ def price(
         listener.note(f"prices: reused from {path}")
     else:
         bytes_of = _sizes(study, model, space, bank)
-        thinned, tables = _measure(study, model, space, bank, stitcher, proxy, latency, bytes_of, listener)
+        thinned, tables = _measure(
+            study, model, space, bank, stitcher, proxy, latency, bytes_of, listener
+        )
         record = {
             "schema": SCHEMA,
             "key": key,
-            "menus": {unit: [option.id for option in menu] for unit, menu in thinned.units.items()},
+            "menus": {
+                unit: [option.id for option in menu] for unit, menu in thinned.units.items()
+            },
             "bytes": {
                 unit: {option.id: bytes_of[unit, option] for option in menu}
                 for unit, menu in thinned.units.items()
             },
             "losses": {
-                name: {unit: list(values) for unit, values in zip(thinned.units, table, strict=True)}
+                name: {
+                    unit: list(values) for unit, values in zip(thinned.units, table, strict=True)
+                }
                 for name, table in tables.items()
             },
         }
@@ -131,7 +136,9 @@ def _sizes(study: Study, model: Model, space: Space, bank: Bank) -> dict[tuple[s
     sizes = {}
     for unit, menu in space.units.items():
         for option in menu:
-            stored = dense_record(model, unit) if option.is_identity else bank[unit, option].treated
+            stored = (
+                dense_record(model, unit) if option.is_identity else bank[unit, option].treated
+            )
             if study.settings.storage == "onnx":
                 sizes[unit, option] = onnx_graph.layer_bytes(model.graph, unit, stored, "onnx")
             else:
@@ -156,8 +163,11 @@ def _measure(
     def thin(menus: Space, losses: Mapping[str, NDArray[np.float64]], keep: int) -> Space:
         kept = {}
         for unit, menu in menus.units.items():
-            costs = np.array([_costs(unit, option, bytes_of, latency) for option in menu])
-            kept[unit] = tuple(menu[index] for index in useful(losses[unit], costs, keep))
+            size = np.array([bytes_of[unit, option] for option in menu], dtype=float)
+            time = np.array([latency.unit(unit, option) for option in menu])
+            kinds = np.array([option.activations == "int8" for option in menu], dtype=np.int64)
+            chosen = useful(losses[unit], size, time, kinds, keep)
+            kept[unit] = tuple(menu[index] for index in chosen)
         return Space(kept, space.removed)
 
     first = {unit: errors(unit, menu) for unit, menu in space.units.items()}
@@ -173,17 +183,7 @@ def _measure(
         generator,
     )
     thinned = thin(candidates, adjoint, study.space.menu)
-    swap: dict[str, NDArray[np.float64]] = {}
-    total = sum(len(menu) - 1 for menu in thinned.units.values())
-    started = time.perf_counter()
-    for unit, menu in thinned.units.items():
-        swap[unit] = np.zeros(len(menu))
-        for index, option in enumerate(menu):
-            if not option.is_identity:
-                swap[unit][index] = proxy(stitcher.stitch({unit: option})).value
-                done = sum(map(len, swap.values())) - len(menu) + index + 1
-                listener.progress(min(done, total), total, f"{time.perf_counter() - started:.0f} s")
-        stitcher.stitch({unit: Option()})
+    swap = _swap_losses(thinned, stitcher, proxy, listener)
     return thinned, {
         "adjoint": tuple(
             adjoint[unit][[candidates.units[unit].index(option) for option in menu]]
@@ -193,13 +193,22 @@ def _measure(
     }
 
 
-def _costs(
-    unit: str, option: Option, bytes_of: Mapping[tuple[str, Option], int], latency: LatencyPrices
-) -> tuple[float, ...]:
-    """What an option is compared by.  Options on different kernels are not compared: which of them is
-    cheaper depends on their neighbours."""
-    int8 = float(option.activations == "int8")
-    return (float(bytes_of[unit, option]), latency.unit(unit, option), int8, 1 - int8)
+def _swap_losses(
+    space: Space, stitcher: Stitcher, proxy: Proxy, listener: Listener
+) -> dict[str, NDArray[np.float64]]:
+    """The loss of every option alone in the original."""
+    total, done = sum(len(menu) - 1 for menu in space.units.values()), 0
+    losses = {}
+    for unit, menu in space.units.items():
+        losses[unit] = np.zeros(len(menu))
+        for index, option in enumerate(menu):
+            if option.is_identity:
+                continue
+            losses[unit][index] = proxy(stitcher.stitch({unit: option})).value
+            done += 1
+            listener.progress(done, total, f"swapping options of {unit}")
+        stitcher.stitch({unit: Option()})
+    return losses
 
 
 def _numbers(
@@ -246,7 +255,10 @@ def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
     """Bytes of the file that ships without its units."""
     if study.settings.storage == "onnx":
         outside = [layer.name for layer in model.graph.layers if layer.name not in units]
-        dense = (onnx_graph.layer_bytes(model.graph, name, dense_record(model, name), "onnx") for name in outside)
+        dense = (
+            onnx_graph.layer_bytes(model.graph, name, dense_record(model, name), "onnx")
+            for name in outside
+        )
         return onnx_graph.base_bytes(model.graph, study.device.threads) + sum(dense)
     rest = model.rest(dict.fromkeys(units, None))  # type: ignore[arg-type]
     return archive.base_bytes(rest, metadata(study, "0" * 10))

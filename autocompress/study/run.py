@@ -60,7 +60,9 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
             log.stage("test", "the test split, once")
             tested = test(prepared, confirmation.winner.finalist)
             if not study.task.has_splits:
-                log.note("evaluate() takes no split: the test quality is that of the selection data")
+                log.note(
+                    "evaluate() takes no split: the test quality is that of the selection data"
+                )
         log.stage("ship", "writing and reloading the artefacts")
         log.finish()
         return ship(prepared, problem, history, records, confirmation, tested, folder, log)
@@ -124,11 +126,18 @@ def _search(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[Histor
     steps = [*history.steps, *more.steps]
     for number, step in enumerate(steps, 1):
         step.evaluation = number
-    return History(steps, history.evaluated + more.evaluated, history.recalled + more.recalled), aimed
+    return History(
+        steps, history.evaluated + more.evaluated, history.recalled + more.recalled
+    ), aimed
 
 
 def _run(
-    prepared: Prepared, problem: Problem, storage: StudyStorage, evaluations: int, part: int, log: Log
+    prepared: Prepared,
+    problem: Problem,
+    storage: StudyStorage,
+    evaluations: int,
+    part: int,
+    log: Log,
 ) -> History:
     settings = prepared.study.settings
     sampler: Sampler = make_sampler(
@@ -155,7 +164,9 @@ def _spread(prepared: Prepared, problem: Problem) -> Problem:
     least = resource.constant + sum(float(values.min()) for values in resource.units)
     most = resource.constant + sum(float(values[0]) for values in resource.units)
     middle = float(np.sqrt(max(least, 1e-12) * max(most, 1e-12)))
-    return replace(problem, limits={**problem.limits, name: min(middle, problem.limits.get(name, middle))})
+    return replace(
+        problem, limits={**problem.limits, name: min(middle, problem.limits.get(name, middle))}
+    )
 
 
 def _loss_limit(prepared: Prepared, records: Sequence[Record]) -> float:

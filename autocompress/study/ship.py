@@ -90,7 +90,9 @@ def ship(
     else:
         log.note("every finalist is larger or slower than the original, which therefore stays")
     qualities = {v.record.id: v.measured.quality for v in confirmation.verdicts}
-    write_bytes(folder / "front.csv", table_of(front_of(records), qualities).to_csv(index=False).encode())
+    write_bytes(
+        folder / "front.csv", table_of(front_of(records), qualities).to_csv(index=False).encode()
+    )
     try:
         table_of(records, qualities).to_parquet(folder / "trials.parquet")
     except OSError as error:
@@ -112,7 +114,9 @@ def write_model(prepared: Prepared, finalist: Finalist, path: Path, form: str) -
         write_onnx(path, finalist.proto)
         inputs = prepared.model.example_inputs
         with torch.no_grad():
-            same = torch.equal(OnnxModule(load_onnx(path))(*inputs), OnnxModule(finalist.proto)(*inputs))
+            same = torch.equal(
+                OnnxModule(load_onnx(path))(*inputs), OnnxModule(finalist.proto)(*inputs)
+            )
     else:
         archive.write_archive(
             path,
@@ -159,9 +163,12 @@ def describe(
     if tested is not None:
         final = Measured(tested.winner, final.size_bytes, final.latency_ms)
         original = Measured(tested.original, base.size_bytes, base.latency_ms)
-    targets = [_against(target, study.budget, original, study.higher_is_better) for target in confirmation.targets]
+    targets = [
+        _against(target, study.budget, original, study.higher_is_better)
+        for target in confirmation.targets
+    ]
     missed = {t.name: t.excess(final, original) for t in targets if not t.is_met(final)}
-    predicted = _predicted(prepared, winner)
+    predicted = _predicted(prepared, winner, base)
     best = {
         "candidate": winner.record.id if winner else "original",
         "choices": dict(winner.record.choices) if winner else {},
@@ -177,7 +184,15 @@ def describe(
         study.higher_is_better,
     )
     names = ("model.acz", "model.onnx", "plan.json") if winner else ()
-    files = (*names, "front.csv", "trials.parquet", "details.json", "log.jsonl", "study.journal", "report.html")
+    files = (
+        *names,
+        "front.csv",
+        "trials.parquet",
+        "details.json",
+        "log.jsonl",
+        "study.journal",
+        "report.html",
+    )
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -231,15 +246,24 @@ def details(
                 "text": row["text"],
                 "limit": row["limit"],
                 "unit": row["unit"],
-                "direction": "at least" if name == "quality" and prepared.study.higher_is_better else "at most",
-                "measured": measured[{"quality": "quality", "size": "size_bytes", "latency": "latency_ms"}[name]],
-                "predicted": result["best"]["predicted"].get({"size": "size_bytes", "latency": "latency_ms"}.get(name)),
+                "direction": "at least"
+                if name == "quality" and prepared.study.higher_is_better
+                else "at most",
+                "measured": measured[
+                    {"quality": "quality", "size": "size_bytes", "latency": "latency_ms"}[name]
+                ],
+                "predicted": result["best"]["predicted"].get(
+                    {"size": "size_bytes", "latency": "latency_ms"}.get(name)
+                ),
                 "met": row["met"],
                 "binding": result["binding"] == name,
             }
             for name, row in result["budget"].items()
         ],
-        "finalists": [_finalist_row(verdict, winner, confirmation.original) for verdict in confirmation.verdicts],
+        "finalists": [
+            _finalist_row(prepared, verdict, winner, confirmation.original)
+            for verdict in confirmation.verdicts
+        ],
         "history": _history_rows(history),
         "audit": {
             "proxy": [
@@ -249,7 +273,11 @@ def details(
             "latency": {
                 **{key: value for key, value in asdict(prepared.fit).items() if key != "points"},
                 "points": [
-                    {"predicted_ms": p.predicted_ms, "measured_ms": p.measured_ms, "held_out": p.held_out}
+                    {
+                        "predicted_ms": p.predicted_ms,
+                        "measured_ms": p.measured_ms,
+                        "held_out": p.held_out,
+                    }
                     for p in prepared.fit.points
                 ],
             },
@@ -282,7 +310,8 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
             "parameters": layer.parameters,
             "macs": layer.macs,
             "treated": layer.name in units,
-            "reason": layer.reason or ("" if layer.name in units else "excluded by the search space"),
+            "reason": layer.reason
+            or ("" if layer.name in units else "excluded by the search space"),
             "option": option.id,
             "bits": option.bits,
             "sparsity": option.sparsity,
@@ -304,7 +333,9 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
                 "bytes_after": float(stored[index]),
                 "latency_before_ms": prepared.latency.unit(layer.name, Option()),
                 "latency_after_ms": prepared.latency.unit(layer.name, option),
-                "local_error": 0.0 if option.is_identity else prepared.bank[layer.name, option].error,
+                "local_error": 0.0
+                if option.is_identity
+                else prepared.bank[layer.name, option].error,
                 "loss_alone": float(prepared.prices.losses["swap"][at][index]),
             }
         rows.append(row)
@@ -334,11 +365,17 @@ def _history_rows(history: History) -> list[dict[str, Any]]:
     return rows
 
 
-def _finalist_row(verdict: Verdict, winner: Verdict | None, original: Measured) -> dict[str, Any]:
+def _finalist_row(
+    prepared: Prepared, verdict: Verdict, winner: Verdict | None, original: Measured
+) -> dict[str, Any]:
     record, measured = verdict.record, verdict.measured
     return {
         "candidate": record.id,
-        "predicted": {"loss": record.loss, "size_bytes": record.size_bytes, "latency_ms": record.latency_ms},
+        "predicted": {
+            "loss": record.loss,
+            "size_bytes": record.size_bytes,
+            "latency_ms": record.latency_ms * anchor(prepared, original),
+        },
         "measured": {
             **_costs(measured),
             "latency_low_ms": verdict.latency_low * original.latency_ms,
@@ -358,12 +395,24 @@ def _costs(measured: Measured) -> dict[str, float]:
     }
 
 
-def _predicted(prepared: Prepared, winner: Verdict | None) -> dict[str, float]:
+def anchor(prepared: Prepared, original: Measured) -> float:
+    """The original's latency as measured now over its price.
+
+    Prices were measured at another moment, when the machine may have been faster or slower as a whole;
+    a prediction says what share of the original's latency is left, and is shown on today's scale.
+    """
+    return original.latency_ms / prepared.latency.predict({})
+
+
+def _predicted(prepared: Prepared, winner: Verdict | None, original: Measured) -> dict[str, float]:
     if winner is None:
-        latency = prepared.latency.predict({unit: Option() for unit in prepared.space.units})
-        return {LOSS: 0.0, "size_bytes": float(prepared.model.size_bytes), "latency_ms": latency}
+        return {LOSS: 0.0, "size_bytes": original.size_bytes, "latency_ms": original.latency_ms}
     record = winner.record
-    return {LOSS: record.loss, "size_bytes": record.size_bytes, "latency_ms": record.latency_ms}
+    return {
+        LOSS: record.loss,
+        "size_bytes": record.size_bytes,
+        "latency_ms": record.latency_ms * anchor(prepared, original),
+    }
 
 
 def _against(
@@ -392,4 +441,6 @@ def _binding(
 
 
 def _same_weights(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first
+    )

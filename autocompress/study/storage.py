@@ -211,7 +211,9 @@ def lock(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path.with_suffix(".pid"), os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise StorageError(f"{path.parent}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(
+            f"{path.parent}: cannot be written: {error.strerror or error}"
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
