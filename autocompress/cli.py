@@ -116,7 +116,12 @@ def layers(
     from autocompress.study.config import load_study
     from autocompress.study.layers import layer_shares
 
-    Console().print(layers_table(layer_shares(load_study(study, {"space": space}))))
+    console = Console()
+    loaded = load_study(study, {"space": space})
+    console.print(layers_table(layer_shares(loaded)))
+    console.print(f"options of {loaded.space_file}:", highlight=False, soft_wrap=True)
+    for line in loaded.space.axes():
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from rich.progress import (
 from autocompress.report.units import printable, seconds_text
 
 PLAIN_EVERY = 5.0  # seconds between two plain lines of one stage
+EARLY = 0.05  # share of a stage before which no time left is guessed
 
 
 class Display:
@@ -85,7 +86,7 @@ class Display:
             return
         self._last, self._done = now, done
         left = ""
-        if 0 < done < total:
+        if EARLY * total <= done < total:
             left = f", {seconds_text((now - self._begun) * (total - done) / done)} left"
         self._line(f"{self._stage}: {done} of {total}{left}{', ' if detail else ''}{detail}")
 

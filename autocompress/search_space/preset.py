@@ -55,6 +55,16 @@ class SpacePreset(Schema):
                             made[Option(bits, sparsity, rank, activations, method)] = None
         return tuple(made)
 
+    def axes(self) -> list[str]:
+        """What is combined, a line for each axis."""
+        return [
+            f"weight bits {', '.join(map(str, self.bits))}",
+            f"zero weights {', '.join(f'{100 * share:g} %' for share in self.sparsity)}",
+            f"rank {', '.join(f'{100 * share:g} %' for share in self.rank)}",
+            f"activations {', '.join(self.activations)}",
+            f"method {', '.join(self.methods)}",
+        ]
+
     def selects(self, layer: str) -> bool:
         """Whether the patterns let the layer be treated."""
         return _matches(layer, self.include) and not _matches(layer, self.exclude)

@@ -35,12 +35,24 @@ class Confirmation:
         targets: The budget in numbers, against `original`.
         verdicts: All finalists, best first.
         winner: What is delivered; None when every finalist is worse than the original.
+        probes: Loss and quality of further candidates along the front, as stitched from the bank:
+            what the proxy is audited on, together with the finalists.
     """
 
     original: Measured
     targets: tuple[Target, ...]
     verdicts: tuple[Verdict, ...]
     winner: Verdict | None
+    probes: tuple[Probe, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A candidate whose quality was measured to audit the proxy."""
+
+    candidate: str
+    loss: float
+    quality: float
 
 
 @dataclass(frozen=True)
@@ -60,12 +72,19 @@ class Test:
     examples: int
 
 
-def confirm(prepared: Prepared, records: Sequence[Record], listener: Listener) -> Confirmation:
+def confirm(
+    prepared: Prepared,
+    records: Sequence[Record],
+    front: Sequence[Record],
+    listener: Listener,
+) -> Confirmation:
     """Measures the candidates of some records and names the winner.
 
     Args:
         prepared: The run.
         records: The candidates to confirm, best first.
+        front: All candidates worth exporting; as many as there are finalists are measured as well,
+            without fitting, to audit the proxy.
         listener: Hears of every measurement.
     """
     study = prepared.study
@@ -99,7 +118,23 @@ def confirm(prepared: Prepared, records: Sequence[Record], listener: Listener) -
         verdicts.append(Verdict(finalist, record, measured, interval.low, interval.high, met))
     ranked = rank(verdicts, base, targets, study.objective.minimise, study.higher_is_better)
     winner = ranked[0] if ranked and not ranked[0].reason else None
-    return Confirmation(base, targets, tuple(ranked), winner)
+    return Confirmation(base, targets, tuple(ranked), winner, _probe(prepared, records, front))
+
+
+def _probe(
+    prepared: Prepared, finalists: Sequence[Record], front: Sequence[Record]
+) -> tuple[Probe, ...]:
+    """Quality of candidates that are evenly spread over the front's losses."""
+    known = {record.id for record in finalists}
+    others = sorted((r for r in front if r.id not in known), key=lambda record: record.loss)
+    places = np.linspace(0, len(others) - 1, min(len(finalists), len(others))).round().astype(int)
+    probes = []
+    for record in (others[place] for place in dict.fromkeys(places.tolist())):
+        choices = dict(Candidate.from_dict(record.choices).choices)
+        model = prepared.stitcher.stitch(choices)
+        quality = prepared.study.task.evaluate(model, "selection")
+        probes.append(Probe(record.id, record.loss, quality))
+    return tuple(probes)
 
 
 def rank(

@@ -64,7 +64,7 @@ def layer_shares(study: Study) -> list[dict[str, Any]]:
             "latency_share": times[layer.name] / sum(times.values())
             if layer.name in times
             else None,
-            "options": [option.id for option in menus.get(layer.name, ())],
+            "options": len(menus.get(layer.name, ())),
         }
         for layer in model.layers
     ]

@@ -19,6 +19,7 @@ from autocompress.search_space.option import Option
 from autocompress.study.config import Study
 from autocompress.study.confirm import confirm, quality_threshold, test
 from autocompress.study.events import Listener, Log
+from autocompress.study.front import front_of
 from autocompress.study.loop import History, search
 from autocompress.study.prepare import Prepared, menus_of, prepare
 from autocompress.study.ship import Outcome, ship
@@ -54,7 +55,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         records = storage.records()
         log.stage("confirm", "measuring the best few")
         chosen = choose(prepared, problem, records)
-        confirmation = confirm(prepared, chosen, log)
+        confirmation = confirm(prepared, chosen, front_of(records), log)
         tested = None
         if confirmation.winner is not None:
             log.stage("test", "the test split, once")
@@ -92,17 +93,20 @@ def make_problem(prepared: Prepared) -> Problem:
 
 def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> list[Record]:
     """The records worth confirming, best first: within the limits by what is minimised, else closest."""
-    key = LOSS if problem.minimise == LOSS else problem.minimise
 
-    def rank(record: Record) -> tuple[float, ...]:
+    def key(record: Record) -> tuple[float, ...]:
         indices = prepared.space.indices(Candidate.from_dict(record.choices))
         missed = problem.violation(indices, record.loss)
-        # An order of magnitude less loss is worth more than a last byte or microsecond.
-        return (missed, record.value(key), record.loss)
+        costs = (record.loss, record.latency_ms, record.size_bytes)
+        return (missed, record.value(problem.minimise), *costs)
 
-    return sorted(records, key=lambda record: (*rank(record), record.id))[
-        : prepared.study.objective.finalists
-    ]
+    chosen: dict[float, Record] = {}
+    for record in sorted(records, key=lambda record: (*key(record), record.id)):
+        # Equal losses mean that the difference never reaches the output: one of them is enough.
+        chosen.setdefault(record.loss, record)
+        if len(chosen) == prepared.study.objective.finalists:
+            break
+    return list(chosen.values())
 
 
 def _search(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[History, Problem]:

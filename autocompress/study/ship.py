@@ -20,7 +20,7 @@ from autocompress.hardware.device import machine_fingerprint
 from autocompress.objective.audit import audit_proxy
 from autocompress.search.problem import LOSS, Problem
 from autocompress.search_space.option import Option
-from autocompress.study.confirm import Confirmation, Test
+from autocompress.study.confirm import Confirmation, Probe, Test
 from autocompress.study.events import Log
 from autocompress.study.finalist import Finalist, Verdict
 from autocompress.study.front import front_of, table_of
@@ -89,7 +89,7 @@ def ship(
         write_plan(prepared, winner, folder / "plan.json")
     else:
         log.note("every finalist is larger or slower than the original, which therefore stays")
-    qualities = {v.record.id: v.measured.quality for v in confirmation.verdicts}
+    qualities = {probe.candidate: probe.quality for probe in _probes(confirmation)}
     write_bytes(
         folder / "front.csv", table_of(front_of(records), qualities).to_csv(index=False).encode()
     )
@@ -178,9 +178,10 @@ def describe(
         | {"selection_quality": winner.measured.quality if winner else base.quality}
         | ({"latency_ratio": [winner.latency_low, winner.latency_high]} if winner else {}),
     }
+    probes = _probes(confirmation)
     audit = audit_proxy(
-        [v.finalist.loss for v in confirmation.verdicts],
-        [v.measured.quality for v in confirmation.verdicts],
+        [probe.loss for probe in probes],
+        [probe.quality for probe in probes],
         study.higher_is_better,
     )
     names = ("model.acz", "model.onnx", "plan.json") if winner else ()
@@ -266,10 +267,7 @@ def details(
         ],
         "history": _history_rows(history),
         "audit": {
-            "proxy": [
-                {"candidate": v.record.id, "loss": v.finalist.loss, "quality": v.measured.quality}
-                for v in confirmation.verdicts
-            ],
+            "proxy": [asdict(probe) for probe in _probes(confirmation)],
             "latency": {
                 **{key: value for key, value in asdict(prepared.fit).items() if key != "points"},
                 "points": [
@@ -294,6 +292,14 @@ def details(
             **{f"seconds of {name}": f"{value:.1f}" for name, value in log.seconds.items()},
         },
     }
+
+
+def _probes(confirmation: Confirmation) -> list[Probe]:
+    """Every candidate of which both loss and quality are known."""
+    finalists = [
+        Probe(v.record.id, v.finalist.loss, v.measured.quality) for v in confirmation.verdicts
+    ]
+    return [*finalists, *confirmation.probes]
 
 
 def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, Any]]:

@@ -1,0 +1,33 @@
+# Everything runs in .venv, which `make install` creates.  A user of pip needs none of this.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test test-slow check bench clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[studies,dev]"
+	touch $@
+
+demo: install
+	$(BIN)/autocompress run studies/lenet5_mnist
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python benchmarks/latency.py --study lenet5_mnist --json runs/latency.json
+	$(BIN)/python benchmarks/search.py --study lenet5_mnist --json runs/search.json
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
