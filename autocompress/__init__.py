@@ -1,4 +1,4 @@
-"""autocompress: compresses trained PyTorch models to a size, latency and quality budget, as measured."""
+"""Compresses trained PyTorch models to a measured size, latency and quality budget."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The Python face: `compress(...)` takes the user's objects and gives a `Result`; the command line uses the
-same run."""
+"""The Python face of a run: `compress(...)` takes the user's objects and gives a `Result`."""
 
 from __future__ import annotations
 
@@ -146,8 +145,8 @@ def compress(
 
     Args:
         model: Trained, float32, on the CPU; not changed.
-        calibration: Inputs without labels: a tensor `(n, ...)`, a tuple of tensors for several inputs,
-            or an iterable of batches.  500 or more examples are a good number.
+        calibration: Inputs without labels: a tensor `(n, ...)`, a tuple of tensors for several
+            inputs, or an iterable of batches.  500 or more examples are a good number.
         example_inputs: One input as the device will see it, a tensor or a tuple.
         evaluate: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`.
         budget: Limits by name, such as `{"size": "10%", "latency": "80%", "quality": "-0.5pt"}`.

@@ -15,8 +15,8 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Compresses trained PyTorch models to a size, latency and quality budget, as measured.",
-    epilog="Exit codes: 0 budget met, 2 bad usage or input, 3 budget not met (closest point saved),"
-    " 130 interrupted (run the same command to go on).",
+    epilog="Exit codes: 0 budget met, 2 bad usage or input, 3 budget not met (closest point"
+    " saved), 130 interrupted (run the same command to go on).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -126,7 +126,7 @@ def layers(
 
 @app.command()
 def show(run: RunFolder) -> None:
-    """Show a run: its state, best point, front, and the limit that binds; works while it goes on."""
+    """Show a run, also while it goes on: state, best point, front, the limit that binds."""
     from rich.console import Console
 
     from autocompress.report.tables import front_table, result_table
@@ -194,7 +194,7 @@ def profile(
         Path | None, typer.Option(help="Study whose layers are timed; else a small reference net.")
     ] = None,
 ) -> None:
-    """Measure a device's table and say how good the cost model is on candidates it has not seen."""
+    """Measure a device's table and judge its cost model on candidates it has not seen."""
     from rich.console import Console
 
     from autocompress.report.progress import Display

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, one flat family: each message says what is wrong and what is allowed."""
+"""Every error that a user can cause: the message says what is wrong and what is allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class AutocompressError(Exception):
 
 
 class ConfigError(AutocompressError):
-    """A study, preset or option on the command line is malformed; names file, key and what is allowed."""
+    """A study, preset or option is malformed; names file, key and what is allowed."""
 
 
 class TaskError(AutocompressError):

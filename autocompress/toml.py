@@ -1,4 +1,6 @@
-"""Flat TOML files with a schema number: where presets are found, how they are read, what is refused."""
+"""Flat TOML files with a schema number: where presets are found, how they are read, what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,8 @@ def find(catalogue: str, name: str, relative_to: Path | None = None) -> Path:
     known = presets(catalogue)
     if name not in known:
         raise ConfigError(
-            f"{catalogue}: no preset {name!r}; there are {', '.join(known)} (or a path ending in .toml)"
+            f"{catalogue}: no preset {name!r}; there are {', '.join(known)}"
+            " (or give a path ending in .toml)"
         )
     return known[name]
 

@@ -1,7 +1,8 @@
 """The bank: every (layer, option) compressed once, on disk, found again by content.
 
-The key of an entry is a hash of the dense layer, the whole model before it (through the calibration
-inputs and weights), the option and the code that made it, so nothing stale is ever read.
+The key of an entry is a hash of the dense layer, the whole model before it (through the
+calibration inputs and weights), the option and the code that made it, so nothing stale is ever
+read.
 """
 
 from __future__ import annotations

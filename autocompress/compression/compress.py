@@ -1,7 +1,7 @@
-"""Makes the options of one layer: factors, prunes and rounds in that order, as one composed step each.
+"""Makes the options of one layer: each factors, prunes and rounds as one composed step.
 
-The order is weaker perturbation first: rank, then sparsity, then rounding with error feedback on the
-survivors (notes of the field: "progressive intensity"), so errors are made up together, never added.
+The weaker perturbation comes first ("progressive intensity", 2603.18426): rank, then sparsity,
+then rounding with error feedback on the survivors.  Errors are made up together, never added.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def compress_layer(
     Yields:
         Option, stored layer, and `tr(D H D^T) / tr(W H W^T)` with `D` the change of the weight.
     """
-    weight = module.weight.detach().flatten(1).double()  # type: ignore[union-attr, operator]
+    weight = module.weight.detach().flatten(1).double()  # type: ignore[operator]
     moment = damped(statistics.second_moment)
     whole = float(((weight @ moment) * weight).sum().clamp_min(1e-30))
     ordered = sorted(options, key=lambda option: (option.method, option.rank, option))
@@ -71,8 +71,8 @@ def _grids(
 ) -> tuple[Grid | None, ...]:
     """Grids of the input, of the values between two factors, and of the output.
 
-    Integer convolutions, and layers whose ReLU is fused, write integers; another Linear writes float,
-    which costs the kernel nothing and loses nothing.
+    Integer convolutions, and layers whose ReLU is fused, write integers; another Linear writes
+    float, which costs the kernel nothing and loses nothing.
     """
     middle: list[Grid | None] = []
     if len(treated.weights) > 1:
@@ -91,7 +91,7 @@ def _grids(
 def _obs(
     weight: Tensor, moment: Tensor, layer: Layer, options: list[Option]
 ) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
-    """Options of one rank, with error feedback; those that differ in activations share the work."""
+    """Options of one rank; those that differ in activations only share the work."""
     first = weight
     if options[0].is_factored:
         first, _ = whitened_svd(weight, moment, layer.rank(options[0].rank))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def whitened_svd(weight: Tensor, second_moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Truncated SVD of `W S` with `S S^T = H` (SVD-LLM, 2403.07378, section 3): least output error.
+    """Truncated SVD of `W S` with `S S^T = H`: least output error (SVD-LLM, 2403.07378).
 
     Args:
         weight: `(out, d)`.
@@ -25,7 +25,7 @@ def whitened_svd(weight: Tensor, second_moment: Tensor, rank: int) -> tuple[Tens
 
 
 def refit_second(weight: Tensor, first: Tensor, second_moment: Tensor) -> tuple[Tensor, Tensor]:
-    """The second factor that best completes a given (rounded) first one, and the moment of its input.
+    """The second factor that best completes a given first one, and its input's moment.
 
     Args:
         weight: `(out, d)` to stand in for.

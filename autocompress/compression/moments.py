@@ -1,6 +1,6 @@
 """One calibration pass: second moments of every layer's input, and the int8 grids of its values.
 
-The second moment `H = E[x x^T]` is all that pruning, rounding and factorising need to know about the
+The second moment `H = E[x x^T]` is all that pruning, rounding and factorising need of the
 data: the output error of a weight change `D` is `tr(D H D^T)`.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autocompress.compression.treated import Grid
 from autocompress.model.layer import Layer
-from autocompress.model.task import Inputs
+from autocompress.model.task import Inputs, batches
 
 SAMPLE_EXAMPLES = 128  # examples kept of every layer's input, to set the grid between two factors
 SAMPLE_VALUES = 100_000  # values looked at to choose a grid
@@ -56,7 +56,7 @@ def collect(
     handles = [watcher.module.register_forward_hook(watcher.hook) for watcher in watchers.values()]
     try:
         with torch.no_grad():
-            for parts in zip(*(tensor.split(batch) for tensor in inputs), strict=True):
+            for parts in batches(inputs, batch):
                 model(*parts)
     finally:
         for handle in handles:
@@ -113,10 +113,12 @@ class _Watcher:
 
 
 def unfold(module: nn.Module, x: Tensor) -> Tensor:
-    """The rows that the weight matrix multiplies: `(n, d)`, with `d = in * kh * kw` for a convolution."""
+    """Rows that the weight matrix multiplies: `(n, d)`; a convolution has `d = in * kh * kw`."""
     if isinstance(module, nn.Conv2d):
+        assert not isinstance(module.padding, str)  # such layers are not treated
+        padding = module.padding
         patches = nn.functional.unfold(
-            x, module.kernel_size, module.dilation, module.padding, module.stride
+            x, module.kernel_size, module.dilation, padding, module.stride
         )
         return patches.transpose(1, 2).reshape(-1, patches.shape[1])
     return x.reshape(-1, x.shape[-1])

@@ -1,7 +1,8 @@
-"""Uniform quantisation: symmetric integer codes with one scale per row, rounded with error feedback.
+"""Uniform quantisation: symmetric integer codes, a scale per row, rounded with error feedback.
 
-Rounding follows OBQ/GPTQ (Frantar et al. 2022, 2210.17323, algorithm 1): columns are rounded one after
-another and each error is made up by the columns still to come, here within the survivors of each row.
+Rounding follows OBQ/GPTQ (Frantar et al. 2022, 2210.17323, algorithm 1): columns are rounded one
+after another and each error is made up by the columns still to come, here within the survivors of
+each row.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SHARED_SWEEP_ABOVE = 2e12  # multiply-adds above which rows share one sweep over
 
 def largest_code(bits: int) -> int:
     """Codes lie in `[-largest, largest]`: 1 for 2 bits (ternary), 127 for 8."""
-    return 2 ** (bits - 1) - 1
+    return (1 << (bits - 1)) - 1
 
 
 def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def round_to_nearest(weight: Tensor, bits: int, importance: Tensor) -> StoredTen
 def round_with_feedback(
     weight: Tensor, bits: Sequence[int], second_moment: Tensor
 ) -> dict[int, StoredTensor]:
-    """Rounds while the survivors still to come make up for each error; zeros of `weight` stay zero.
+    """Rounds while the survivors still to come make up for each error; zeros stay zero.
 
     Args:
         weight: `(rows, d)` float64, possibly sparse.
@@ -108,7 +109,7 @@ def _sweep_shared(
 def _sweep_by_row(
     weight: Tensor, moment: Tensor, mask: Tensor, scale: Tensor, top: Tensor
 ) -> Tensor:
-    """Each row has its own factor over its survivors, so that no error is sent to removed weights."""
+    """Each row has its own factor over its survivors: no error is sent to removed weights."""
     codes = torch.zeros_like(weight)
     for rows, columns, valid in row_supports(mask):
         factor = _inverse_factor(gather_moment(moment, columns, valid))
@@ -146,9 +147,10 @@ def _round_column(
 def _inverse_factor(moment: Tensor) -> Tensor:
     """Upper triangular `U` with `U^T U = H^-1`, `(batch, s, s)`.
 
-    With the columns reversed `H = L L^T`; reversed back, `H = R R^T` with `R` upper, so `U = R^-1`.
-    That is half the work of inverting and factorising again.
+    With the columns reversed `H = L L^T`; reversed back, `H = R R^T` with `R` upper, so
+    `U = R^-1`.  That is half the work of inverting and factorising again.
     """
     lower = torch.linalg.cholesky(moment.flip(1, 2))
     identity = torch.eye(moment.shape[1], dtype=moment.dtype).expand_as(moment)
-    return torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+    factor: Tensor = torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+    return factor

@@ -1,10 +1,10 @@
-"""Compresses the chosen candidate once more, layer by layer, on the inputs that the layers before it
-really deliver.
+"""Compresses a chosen candidate again, in sequence, on the inputs that really arrive.
 
-Bank entries are fitted to the dense model's inputs, so that they can be stitched in any combination.
-Once the combination is known, each layer's target becomes the dense output given compressed inputs
-(the asymmetric calibration of GPTAQ, 2504.02692): `W* = W E[x y^T] E[y y^T]^-1` with `x` the dense and
-`y` the delivered input; the bias takes up what is left of the mean.
+Bank entries are fitted to the dense model's inputs, so that they can be stitched in any
+combination. Once the combination is known, each layer's target becomes the dense output given
+compressed inputs (the asymmetric calibration of GPTAQ, 2504.02692):
+`W* = W E[x y^T] E[y y^T]^-1` with `x` the dense and `y` the delivered input; the bias takes up
+what is left of the mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from autocompress.compression.moments import Statistics, damped, unfold
 from autocompress.compression.treated import Treated, build_module
 from autocompress.model.layer import Layer
 from autocompress.model.swap import swap
-from autocompress.model.task import Inputs
+from autocompress.model.task import Inputs, batches
 from autocompress.search_space.option import Option
 
 
@@ -68,26 +68,26 @@ def _retarget(
     _: Tensor,
     mean: Tensor,
 ) -> tuple[nn.Module, Statistics]:
-    """A copy of the layer with the weight that best restores the dense output, and its statistics."""
+    """A copy of the layer with the weight that best restores the dense output; its moments."""
     moment = damped(delivered)
-    weight = dense.weight.detach().flatten(1).double()  # type: ignore[union-attr, operator]
+    weight = dense.weight.detach().flatten(1).double()  # type: ignore[operator]
     # The damping pulls towards the dense weight, not towards zero.
     wanted = weight @ (cross + (moment - delivered))
     solved = torch.linalg.solve(moment, wanted, left=False)
     target = copy.deepcopy(dense)
-    target.weight = nn.Parameter(  # type: ignore[assignment]
-        solved.float().reshape(dense.weight.shape),  # type: ignore[union-attr, arg-type]
+    target.weight = nn.Parameter(
+        solved.float().reshape(dense.weight.shape),
         requires_grad=False,
     )
     return target, replace(statistics, second_moment=delivered, mean=mean)
 
 
 def _correct_bias(dense: nn.Module, treated: Treated, dense_mean: Tensor, mean: Tensor) -> Treated:
-    """Adds the mean output error to the bias: `b + W E[x] - W' E[y]`; a layer without bias is left so."""
+    """Adds the mean output error to the bias, if there is one: `b + W E[x] - W' E[y]`."""
     if treated.bias is None:
         return treated
-    weight = dense.weight.detach().flatten(1).double()  # type: ignore[union-attr, operator]
-    bias = dense.bias.detach().double()  # type: ignore[union-attr, operator]
+    weight = dense.weight.detach().flatten(1).double()  # type: ignore[operator]
+    bias = dense.bias.detach().double()  # type: ignore[operator]
     corrected = bias + weight @ dense_mean - treated.matrix().double() @ mean
     return replace(treated, bias=corrected.to(treated.bias.dtype))
 
@@ -95,7 +95,7 @@ def _correct_bias(dense: nn.Module, treated: Treated, dense_mean: Tensor, mean: 
 def _paired_moments(
     model: nn.Module, compressed: nn.Module, name: str, inputs: Inputs, batch: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`E[y y^T]`, `E[x y^T]`, `E[x]`, `E[y]` of one layer's dense input `x` and delivered input `y`."""
+    """`E[y y^T]`, `E[x y^T]`, `E[x]`, `E[y]` of a layer's dense `x` and delivered `y`."""
     caught: list[Tensor] = []
 
     def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -106,7 +106,7 @@ def _paired_moments(
     rows = 0
     try:
         with torch.no_grad():
-            for parts in zip(*(tensor.split(batch) for tensor in inputs), strict=True):
+            for parts in batches(inputs, batch):
                 caught.clear()
                 model(*parts)
                 compressed(*parts)

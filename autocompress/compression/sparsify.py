@@ -1,9 +1,9 @@
 """Unstructured pruning: which weights go, and what the others become.
 
 Optimal brain surgeon (Hassibi and Stork 1993) in the layer-wise form of OBC (Frantar and Alistarh
-2022, eq. 2-3): removing weight `j` of a row costs `w_j^2 / [H_S^-1]_jj` with `H_S` the second moment
-over the row's survivors `S`.  Weights go in a few rounds over the whole layer, and after each round the
-survivors of every row are refitted exactly, so one trace gives every sparsity.
+2022, eq. 2-3): removing weight `j` of a row costs `w_j^2 / [H_S^-1]_jj` with `H_S` the second
+moment over the row's survivors `S`.  Weights go in a few rounds over the whole layer, and after
+each round the survivors of every row are refitted exactly, so one trace gives every sparsity.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 ROUND = 0.5  # share of the survivors that one round keeps
 CHUNK = 2**25  # values of one batch of row systems
-# Damping keeps the condition number of the systems below 1e5 or so: single precision is enough, and
-# takes half the time.
+# Damping keeps the condition number of the systems below 1e5 or so: single precision is enough,
+# and takes half the time.
 SYSTEMS = torch.float32
 
 
@@ -31,7 +31,8 @@ def prune(
         sparsities: Shares of zeros in [0, 1).
 
     Returns:
-        Sparsity to `(rows, d)` float64.  A result does not depend on which other sparsities are asked
+        Sparsity to `(rows, d)` float64.  A result does not depend on which other sparsities are
+        asked
         for: all branch off one fixed sequence of rounds.
     """
     dense = weight.double()
@@ -72,7 +73,8 @@ def _keep_largest(score: Tensor, density: float) -> Tensor:
 def fit_within(dense: Tensor, moment: Tensor, mask: Tensor) -> Tensor:
     """Least-squares weights on the survivors of each row.
 
-    Minimises `(w - w0) H (w - w0)^T` over `w` supported on the row's mask: `w_S = (w0 H)_S H_S^-1`.
+    Minimises `(w - w0) H (w - w0)^T` over `w` supported on the row's mask:
+    `w_S = (w0 H)_S H_S^-1`.
 
     Args:
         dense: `(rows, d)` float64 weights `w0` to stand in for.
@@ -119,7 +121,7 @@ def _scatter(into: Tensor, values: Tensor, rows: Tensor, columns: Tensor, valid:
 
 
 def row_supports(mask: Tensor) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-    """Rows in batches of like support size: row numbers `(b,)`, columns `(b, s)`, validity `(b, s)`."""
+    """Rows in batches of like support: numbers `(b,)`, columns `(b, s)`, validity `(b, s)`."""
     counts = mask.sum(1)
     order = torch.argsort(counts, stable=True)
     order = order[counts[order] > 0]

@@ -1,4 +1,4 @@
-"""A working copy of the model in which only the layers that differ from the last candidate are swapped."""
+"""A working copy of the model in which only the layers that changed are swapped."""
 
 from __future__ import annotations
 

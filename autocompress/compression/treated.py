@@ -1,8 +1,8 @@
 """What is stored for a layer under an option, and the torch module that computes it.
 
 A treated layer is one stored tensor, or two applied one after the other when it is factored.  With
-int8 activations it also holds the grids on which its input, middle and output values are rounded, so
-that the module is a float twin of what an integer kernel computes.
+int8 activations it also holds the grids on which its input, middle and output values are rounded,
+so that the module is a float twin of what an integer kernel computes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class StoredTensor:
 
     Args:
         bits: 2-8 (integer codes), 16 or 32 (floats).
-        codes: int8 codes in `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, or float16, or float32 values.
+        codes: int8 codes in `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, or float16, or float32
+            values.
         scale: `(rows,)` float16 step of each row for integer codes, else None.
     """
 
@@ -36,7 +37,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Grid:
-    """Unsigned 8-bit affine grid of a tensor of activations: `real = scale * (code - zero_point)`."""
+    """Unsigned 8-bit affine grid of activations: `real = scale * (code - zero_point)`."""
 
     scale: float
     zero_point: int
@@ -104,6 +105,7 @@ def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
     Raises:
         TypeError: If `layer` is neither of the two.
     """
+    steps: list[nn.Linear | nn.Conv2d]
     if isinstance(layer, nn.Linear):
         steps = [_linear(weight.dense()) for weight in treated.weights]
     elif isinstance(layer, nn.Conv2d):

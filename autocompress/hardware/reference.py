@@ -17,8 +17,9 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm1(self.conv1(x)).relu()
-        return (x + self.norm2(self.conv2(y))).relu()
+        y: Tensor = self.norm1(self.conv1(x)).relu()
+        y = x + self.norm2(self.conv2(y))
+        return y.relu()
 
 
 class ReferenceNet(nn.Module):
@@ -36,7 +37,8 @@ class ReferenceNet(nn.Module):
         """`(n, 3, 32, 32)` images to `(n, 10)` logits."""
         x = self.first(self.stem(x).relu())
         x = self.second(self.down(x).relu())
-        return self.classifier(x.mean((2, 3)))
+        logits: Tensor = self.classifier(x.mean((2, 3)))
+        return logits
 
 
 def reference_model() -> tuple[nn.Module, tuple[Tensor, ...]]:

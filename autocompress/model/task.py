@@ -1,4 +1,4 @@
-"""The user's task: a model, calibration inputs, example inputs and a way to evaluate, each checked at the door."""
+"""The user's task: model, calibration and example inputs, evaluation; checked at the door."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -120,7 +120,14 @@ def load_task(folder: Path | str) -> Task:
         raise ConfigError(
             f"{path}: missing function {', '.join(missing)} (needed: {', '.join(FUNCTIONS)})"
         )
-    return Task(*(getattr(module, name) for name in FUNCTIONS), origin=str(path))
+    functions = [getattr(module, name) for name in FUNCTIONS]
+    return Task(functions[0], functions[1], functions[2], functions[3], str(path))
+
+
+def batches(inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """The inputs in parts of at most `size` examples, in order."""
+    for start in range(0, len(inputs[0]), size):
+        yield tuple(tensor[start : start + size] for tensor in inputs)
 
 
 def gather(value: Any, origin: str) -> Inputs:

@@ -1,4 +1,4 @@
-"""Finds the layers of a model by running it once with forward hooks; every layer not treated has a reason."""
+"""Finds the layers of a model by running it once; every layer not treated has a reason."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Gauss-Newton prices: what every option of every layer costs in KL, from a few backward passes.
 
-To second order `KL = 1/2 E[(g . dY)^2]` with `dY` the change of a layer's output on one example and `g`
-the gradient of the log-likelihood of a label drawn from the model itself (the Fisher information seen
-from the layer's output).  The gradients are shared by all options; an option then costs one forward
-pass of its layer.  It prices rounded activations as well as weights, which weight-space forms do not.
+To second order `KL = 1/2 E[(g . dY)^2]` with `dY` the change of a layer's output on one example
+and `g` the gradient of the log-likelihood of a label drawn from the model itself (the Fisher
+information seen from the layer's output).  The gradients are shared by all options; an option then
+costs one forward pass of its layer.  It prices rounded activations as well as weights, which
+weight-space forms do not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.model.task import Inputs
+from autocompress.model.task import Inputs, batches
 from autocompress.search_space.option import Option
 
 
@@ -51,7 +52,7 @@ def adjoint_prices(
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        for parts in zip(*(tensor.split(batch) for tensor in inputs), strict=True):
+        for parts in batches(inputs, batch):
             caught = _Caught(model, menus)
             logits = caught.run(parts)
             gradients = [
@@ -75,8 +76,9 @@ def _log_likelihood(logits: Tensor, kind: str, generator: torch.Generator) -> Te
     """A scalar whose gradient, squared and averaged over draws, is the Gauss-Newton matrix."""
     if kind == "mse":
         signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1
-        return (logits * signs).sum() * (2 / (logits.var() * logits[0].numel())).sqrt().detach()
-    log_probabilities = torch.log_softmax(logits, -1).flatten(0, -2)
+        scale = (2 / (float(logits.detach().var()) * logits[0].numel())) ** 0.5
+        return scale * (logits * signs).sum()
+    log_probabilities: Tensor = torch.log_softmax(logits, -1).flatten(0, -2)
     labels = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
     # Several positions of one example average in the proxy, so their gradients do too.
     positions = max(1, log_probabilities.shape[0] // len(logits))
@@ -128,4 +130,5 @@ class _Caught:
 
     def change(self, name: str, module: nn.Module) -> Tensor:
         with torch.no_grad():
-            return module(self.inputs[name]) - self.outputs[name].detach()  # type: ignore[no-any-return]
+            change: Tensor = module(self.inputs[name]) - self.outputs[name].detach()
+        return change

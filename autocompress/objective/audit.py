@@ -1,4 +1,6 @@
-"""How far the proxy can be trusted: its rank correlation with the user's metric, and the regret of its choice."""
+"""How far the proxy can be trusted: its rank correlation with the user's metric, and the regret of
+its choice.
+"""
 
 from __future__ import annotations
 

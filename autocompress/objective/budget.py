@@ -1,4 +1,6 @@
-"""Budgets as people state them, `size=3%`, `latency=2 ms`, `quality=-0.5pt`, and what they mean in numbers."""
+"""Budgets as people state them, `size=3%`, `latency=2 ms`, `quality=-0.5pt`, and what they mean in
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +52,9 @@ class Limit:
 def parse_limit(name: str, text: str) -> Limit:
     """Reads one limit.
 
-    Size and latency are the most that is allowed, absolute (`2 MB`, `3 ms`) or a share of the original
-    (`25%`).  Quality is the most that may be lost, in points of the metric (`-0.5pt`) or as a share of
-    the original (`-1%`).
+    Size and latency are the most that is allowed, absolute (`2 MB`, `3 ms`) or a share of the
+    original (`25%`).  Quality is the most that may be lost, in points of the metric (`-0.5pt`) or
+    as a share of the original (`-1%`).
 
     Raises:
         ConfigError: If the name, number or unit is not understood.

@@ -1,4 +1,6 @@
-"""Thins a unit's menu to the options near the trade-off curve of loss against bytes, for every speed."""
+"""Thins a unit's menu to the options near the trade-off curve of loss against bytes, for every
+speed.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,15 @@ def useful(
 
     A solver under limits picks options on the lower convex curve of loss against bytes among those
     that are fast enough.  So options that another one beats in everything go first; of the others,
-    those on a curve come first, the most spread out leading, then those closest above one.  The kinds
-    take turns, so that each keeps its share.
+    those on a curve come first, the most spread out leading, then those closest above one.  The
+    kinds take turns, so that each keeps its share.
 
     Args:
         loss: `(options,)` predicted loss, at least 0; option 0 is the identity and always stays.
         size: `(options,)` bytes.
         latency: `(options,)` milliseconds.
-        kinds: `(options,)` options of different kinds are not compared, such as those on float and on
-            int8 kernels: which of them is cheaper depends on their neighbours.
+        kinds: `(options,)` options of different kinds are not compared, such as those on float and
+            on int8 kernels: which of them is cheaper depends on their neighbours.
         keep: The most options that stay, at least 2.
 
     Returns:

@@ -1,4 +1,6 @@
-"""Reads an objective: what is made small, under which limits when the user gives none, judged by which proxy."""
+"""Reads an objective: what is made small, under which limits when the user gives none, judged by
+which proxy.
+"""
 
 from __future__ import annotations
 

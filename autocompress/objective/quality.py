@@ -1,4 +1,6 @@
-"""How far a compressed model is from the original: the proxy that a search can afford thousands of times."""
+"""How far a compressed model is from the original: the proxy that a search can afford thousands of
+times.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.errors import ConfigError
-from autocompress.model.task import Inputs
+from autocompress.model.task import Inputs, batches
 from autocompress.model.trace import run
 
 WORST = 1e9  # stands in for a loss that is not finite
@@ -36,7 +38,8 @@ class Measurement:
 
 
 class Proxy:
-    """Distance of a model's outputs from the original's on fixed inputs; lower is better, 0 is equal.
+    """Distance of a model's outputs from the original's on fixed inputs; lower is better, 0 is
+    equal.
 
     Args:
         model: The original.
@@ -74,13 +77,13 @@ class Proxy:
             values = (self._reference.exp() * difference).sum(-1)
         else:
             values = (outputs - self._reference).square() / self._variance
-        samples = values.reshape(len(values), -1).mean(1)
-        samples = torch.nan_to_num(samples, nan=WORST, posinf=WORST).clamp(0, WORST).numpy()
+        means = values.reshape(len(values), -1).mean(1)
+        samples = torch.nan_to_num(means, nan=WORST, posinf=WORST).clamp(0, WORST).numpy()
         spread = float(samples.std(ddof=1) / len(samples) ** 0.5) if len(samples) > 1 else 0.0
         unit = "nat" if self.kind == "kl" else "share of variance"
         return Measurement(float(samples.mean()), unit, "minimize", spread, samples)
 
     def _outputs(self, model: nn.Module) -> Tensor:
         # float64 after the logits: differences of 1e-7 nats are compared.
-        parts = zip(*(tensor.split(self.batch) for tensor in self.inputs), strict=True)
+        parts = batches(self.inputs, self.batch)
         return torch.cat([run(model, part) for part in parts]).double()

@@ -1,4 +1,6 @@
-"""What the terminal shows while a run works: a live line, or plain lines where there is no terminal."""
+"""What the terminal shows while a run works: a live line, or plain lines where there is no
+terminal.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A candidate: one option for each unit of the whole model, as plain data with a stable short id."""
+"""A candidate: one option for each unit of the whole model, as data with a stable short id."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ class Option:
         bits: Bits of a stored weight: 2-8 integer codes with one scale per output channel,
             16 half precision, 32 untouched.
         sparsity: Share of the weights that are zero, in [0, 1).
-        rank: Share of the full rank `min(outputs, inputs)` that is kept, in (0, 1]; 1 is not factored.
+        rank: Share of the full rank `min(outputs, inputs)` that is kept, in (0, 1]; 1 is not
+            factored.
         activations: `int8` runs the layer on integer kernels (needs `bits <= 8`).
         method: `obs` compensates pruning and rounding with second moments of the input;
             `nearest` is the baseline: magnitude pruning and rounding to nearest.

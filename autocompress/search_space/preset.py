@@ -1,4 +1,6 @@
-"""Reads a catalogue of options from a flat TOML: a preset's name, or the path of the user's own file."""
+"""Reads a catalogue of options from a flat TOML: a preset's name, or the path of the user's own
+file.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ class SpacePreset(Schema):
             for pattern in getattr(self, key):
                 if not any(fnmatchcase(layer, pattern) for layer in layers):
                     raise ConfigError(
-                        f"{file}: {key} pattern {pattern!r} matches no layer; there are: {', '.join(layers)}"
+                        f"{file}: {key} pattern {pattern!r} matches no layer;"
+                        f" there are: {', '.join(layers)}"
                     )
 
 

@@ -1,4 +1,4 @@
-"""The search space: for each unit its ordered list of options, and why the others are not offered."""
+"""The search space: for each unit its options, and why the others are not offered."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Space:
         choices = dict(candidate.choices)
         if list(choices) != list(self.units):
             raise ConfigError(
-                f"candidate {candidate.id} has the units {list(choices)}, the space {list(self.units)}"
+                f"candidate {candidate.id} has the units {list(choices)},"
+                f" the space has {list(self.units)}"
             )
         for unit, option in choices.items():
             if option not in self.units[unit]:

@@ -35,7 +35,8 @@ class StudyFile(Schema):
         metric_direction: `maximize` or `minimize`.
         metric_unit: Unit of the metric, for the tables.
         evaluations: Candidates measured by the proxy.
-        max_time: Longest time for the whole run before it stops searching and confirms, such as `10m`.
+        max_time: Longest time for the whole run before it stops searching and confirms, such as
+            `10m`.
         seed: Fixes every draw.
         budget: Limits by name: `size`, `latency`, `quality`.
     """

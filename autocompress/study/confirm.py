@@ -1,7 +1,8 @@
-"""Confirmation: the few best candidates are fitted in sequence and measured beside the original; one wins.
+"""Confirmation: the few best candidates are fitted in sequence and measured beside the original;
+one wins.
 
-The proxy proposes, the user's metric on the selection split and the device's clock decide.  The test
-split is touched once, by the winner and the original.
+The proxy proposes, the user's metric on the selection split and the device's clock decide.  The
+test split is touched once, by the winner and the original.
 """
 
 from __future__ import annotations
@@ -146,8 +147,8 @@ def rank(
 ) -> list[Verdict]:
     """Best first, each but the winner with the reason why it lost.
 
-    One that is larger or slower than the original is never delivered; then those that keep every limit
-    come first, by what is minimised, the others by how far they miss.
+    One that is larger or slower than the original is never delivered; then those that keep every
+    limit come first, by what is minimised, the others by how far they miss.
     """
 
     def key(verdict: Verdict) -> tuple[float, ...]:

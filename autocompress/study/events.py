@@ -1,4 +1,6 @@
-"""What a run tells while it works: a stage begins, a part is done, a trial is finished, a note is made."""
+"""What a run tells while it works: a stage begins, a part is done, a trial is finished, a note is
+made.
+"""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def export_point(
         run: The run directory.
         output: File to write.
         candidate: Id of an evaluated candidate; without one and without a budget, the best.
-        budget: Limits on size and latency as `NAME=VALUE`; the candidate within them with the least
-            loss is taken.
+        budget: Limits on size and latency as `NAME=VALUE`; the candidate within them that loses
+            least is taken.
         form: `onnx` or `archive`; None decides by the file's ending.
         listener: Hears of the stages.
 
@@ -49,7 +49,7 @@ def export_point(
         StorageError: If the run or the file cannot be read or written.
     """
     form = form or ENDINGS.get(output.suffix)
-    if form not in ENDINGS.values():
+    if form is None or form not in ENDINGS.values():
         raise ConfigError(
             f"format {form or output.suffix!r}: allowed are onnx and archive"
             " (or a file name that ends in .onnx or .acz)"
@@ -113,4 +113,7 @@ def _closest(records: Sequence[Record], bounds: Mapping[str, float]) -> str:
         for record in records
     }
     best = min(missed, key=lambda id: missed[id], default="none")
-    return f"no evaluated candidate keeps the budget; the closest is {best}; run with this budget to find more"
+    return (
+        f"no evaluated candidate keeps the budget; the closest is {best};"
+        " run with this budget to find more"
+    )

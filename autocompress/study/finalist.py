@@ -1,5 +1,5 @@
-"""One confirmed candidate: fitted in sequence, written in both formats, judged by the user's metric and the
-device's clock."""
+"""One confirmed candidate: fitted in sequence, written in both formats, judged by the user's
+metric and the device's clock."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Verdict:
 def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
     """Fits a candidate in sequence on all calibration inputs and builds what would ship.
 
-    The search inputs have done their part once the candidate is chosen, so they serve here as well.
+    The search inputs have done their part once the candidate is chosen, so they serve here as
+    well.
 
     Raises:
         DeviceError: If the runtime does not run a layer as it was priced.
@@ -100,7 +101,7 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
 
 
 def original_of(prepared: Prepared) -> Finalist:
-    """The original, made like a finalist: its float32 ONNX file, its weights as plain safetensors."""
+    """The original as a finalist: its float32 ONNX file, its weights as plain safetensors."""
     model = prepared.model
     proto = assemble(model.graph, {}, "archive", prepared.study.device.threads)
     shipped = prepared.study.settings.storage
@@ -123,7 +124,7 @@ def file_bytes(
 ) -> int:
     """Size of the file that ships."""
     if prepared.study.settings.storage == "onnx":
-        return proto.ByteSize()
+        return int(proto.ByteSize())
     return archive.archive_bytes(
         treated,
         candidate.as_dict(),

@@ -1,4 +1,6 @@
-"""Looks at a study without running it: the layers with their shares, and the device with its cost model."""
+"""Looks at a study without running it: the layers with their shares, and the device with its cost
+model.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ HELD_OUT = 20
 def layer_shares(study: Study) -> list[dict[str, Any]]:
     """One row a layer for `report.tables.layers_table`.
 
-    The latency share is that of the layer's float operation timed alone; layers that are not treated
-    are not timed.
+    The latency share is that of the layer's float operation timed alone; layers that are not
+    treated are not timed.
     """
     model = trace_model(study)
     try:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autocompress.objective.quality import Measurement
-from autocompress.search.problem import Candidate as Indices
 from autocompress.search.problem import LOSS, Problem, excess
+from autocompress.search.problem import Candidate as Indices
 from autocompress.search.sampler import Sampler, Trial
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space

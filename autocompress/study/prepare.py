@@ -1,4 +1,6 @@
-"""Everything before the search: trace, device profile, bank, prices.  What is on disk is not made again."""
+"""Everything before the search: trace, device profile, bank, prices.  What is on disk is not made
+again.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space, build_space
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
-from autocompress.study.profiling import profile_device
 from autocompress.study.pricing import Prices, price
+from autocompress.study.profiling import profile_device
 
 COST_SHARE = 0.75  # of the calibration inputs fit the options; the rest judges candidates
 FEWEST = 32  # calibration examples

@@ -1,4 +1,6 @@
-"""What every option costs: exact bytes, predicted latency, predicted loss; and the menus thinned by it."""
+"""What every option costs: exact bytes, predicted latency, predicted loss; and the menus thinned
+by it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A whole run: prepare, search, confirm, ship.  The same command goes on where a killed one stopped."""
+"""A whole run: prepare, search, confirm, ship.  The same command goes on where a killed one
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -74,8 +76,8 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
 def make_problem(prepared: Prepared) -> Problem:
     """The search in numbers, under the budget less the reserves.
 
-    Notes the limit that cannot be met under the prices instead of failing: the search then goes for
-    the closest point.
+    Notes the limit that cannot be met under the prices instead of failing: the search then goes
+    for the closest point.
     """
     prices, study = prepared.prices, prepared.study
     original = prepared.latency.predict({unit: Option() for unit in prepared.space.units})
@@ -92,7 +94,9 @@ def make_problem(prepared: Prepared) -> Problem:
 
 
 def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> list[Record]:
-    """The records worth confirming, best first: within the limits by what is minimised, else closest."""
+    """The records worth confirming, best first: within the limits by what is minimised, else
+    closest.
+    """
 
     def key(record: Record) -> tuple[float, ...]:
         indices = prepared.space.indices(Candidate.from_dict(record.choices))
@@ -110,8 +114,8 @@ def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> l
 
 
 def _search(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[History, Problem]:
-    """One search for quality; two when size or latency is made small: first the front, which shows how
-    much loss the metric bears, then the smallest candidate within that."""
+    """One search for quality; two when size or latency is made small: first the front, which shows
+    how much loss the metric bears, then the smallest candidate within that."""
     settings, objective = prepared.study.settings, prepared.study.objective
     problem = make_problem(prepared)
     _note_infeasible(problem, log)
@@ -123,7 +127,8 @@ def _search(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[Histor
     limit = _loss_limit(prepared, [step.record for step in history.steps])
     log.note(f"the metric bears a proxy loss of {limit:.5f}")
     name = {"size": "size_bytes", "latency": "latency_ms"}[objective.minimise]
-    # A limit that equals the best known point leaves nothing to search; the mildest option is free.
+    # A limit that equals the best known point leaves nothing to search; the mildest option is
+    # free.
     limits = {**problem.limits, LOSS: max(limit, 1e-9)} if np.isfinite(limit) else problem.limits
     aimed = replace(problem, minimise=name, limits=limits)
     more = _run(prepared, aimed, storage, settings.evaluations - first, 1, log)

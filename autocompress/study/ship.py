@@ -1,4 +1,6 @@
-"""What is left behind: the model in both formats, the plan, the front, and `result.json`, each read back."""
+"""What is left behind: the model in both formats, the plan, the front, and `result.json`, each
+read back.
+"""
 
 from __future__ import annotations
 
@@ -282,7 +284,7 @@ def details(
         },
         "notes": log.notes,
         "provenance": {
-            "metric": f"{prepared.study.settings.metric} ({prepared.study.settings.metric_unit or 'no unit'})",
+            "metric": prepared.study.settings.metric,
             "seed": str(prepared.study.settings.seed),
             "sampler": prepared.study.settings.sampler,
             "search space": prepared.study.space_file,
@@ -404,8 +406,9 @@ def _costs(measured: Measured) -> dict[str, float]:
 def anchor(prepared: Prepared, original: Measured) -> float:
     """The original's latency as measured now over its price.
 
-    Prices were measured at another moment, when the machine may have been faster or slower as a whole;
-    a prediction says what share of the original's latency is left, and is shown on today's scale.
+    Prices were measured at another moment, when the machine may have been faster or slower as a
+    whole; a prediction says what share of the original's latency is left, and is shown on today's
+    scale.
     """
     return original.latency_ms / prepared.latency.predict({})
 
@@ -432,7 +435,9 @@ def _against(
 def _binding(
     prepared: Prepared, problem: Problem, winner: Verdict | None, missed: Mapping[str, float]
 ) -> str | None:
-    """The limit missed most; when all are kept, the one on a resource that is used up most, if it is."""
+    """The limit missed most; when all are kept, the one on a resource that is used up most, if it
+    is.
+    """
     if missed:
         return max(missed, key=lambda name: missed[name])
     if winner is None:

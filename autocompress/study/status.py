@@ -1,4 +1,6 @@
-"""What a run directory says of its run: how it was begun, whether it goes on, what is known so far."""
+"""What a run directory says of its run: how it was begun, whether it goes on, what is known so
+far.
+"""
 
 from __future__ import annotations
 

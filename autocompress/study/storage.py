@@ -1,7 +1,8 @@
-"""The system of record: every evaluated candidate is a finished trial of an Optuna study in a journal file.
+"""The system of record: every evaluated candidate is a finished trial of an Optuna study in a
+journal file.
 
-One process writes it.  A line that a crash tore is cut off before the journal is opened: Optuna loads
-such a file, but the next append would make it unreadable for ever.
+One process writes it.  A line that a crash tore is cut off before the journal is opened: Optuna
+loads such a file, but the next append would make it unreadable for ever.
 """
 
 from __future__ import annotations

