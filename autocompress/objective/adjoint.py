@@ -77,12 +77,14 @@ def _log_likelihood(logits: Tensor, kind: str, generator: torch.Generator) -> Te
     if kind == "mse":
         signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1
         scale = (2 / (float(logits.detach().var()) * logits[0].numel())) ** 0.5
-        return scale * (logits * signs).sum()
+        signed: Tensor = scale * (logits * signs).sum()
+        return signed
     log_probabilities: Tensor = torch.log_softmax(logits, -1).flatten(0, -2)
     labels = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
     # Several positions of one example average in the proxy, so their gradients do too.
     positions = max(1, log_probabilities.shape[0] // len(logits))
-    return log_probabilities.gather(1, labels).sum() / positions**0.5
+    drawn: Tensor = log_probabilities.gather(1, labels).sum() / positions**0.5
+    return drawn
 
 
 class _Caught:

@@ -236,9 +236,8 @@ def _names(names: Sequence[Any]) -> str:
 
 def fit_table(fit: Fit) -> Table:
     """How good a device's cost model is on held-out candidates, beside a FLOPs-only model."""
-    table = _table(
-        title=f"cost model on {sum(p.held_out for p in fit.points)} held-out candidates"
-    )
+    held_out = sum(point.held_out for point in fit.points)
+    table = _table(title=Text(f"cost model on {held_out} held-out candidates"))
     table.add_column("")
     for name in ("cost model", "FLOPs only"):
         table.add_column(name, justify="right")
