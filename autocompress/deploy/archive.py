@@ -8,9 +8,7 @@ on that layer alone, so that the file's size is `base_bytes` plus a sum of `laye
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from autocompress.compression.bits import Reader
 from autocompress.compression.treated import Treated, build_module
 from autocompress.deploy.records import pack_base, pack_layer, read_base, read_layer
 from autocompress.errors import ArchiveError, StorageError
+from autocompress.files import write_bytes
 from autocompress.model.layer import matrix_shape
 
 _MAGIC, _VERSION = b"ACZ", 1
@@ -68,18 +67,7 @@ def write_archive(
         ValueError: If the parts do not belong together or hold what an archive cannot store.
     """
     data = _archive(treated, options, rest, metadata)
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_bytes(Path(path), data)
     return len(data)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import DataError, StorageError
+from autocompress.files import write_bytes
 from autocompress.hardware.runtimes.onnx_session import open_session
 
 
@@ -34,20 +33,7 @@ def write_onnx(path: str | Path, proto: onnx.ModelProto) -> int:
         content = proto.SerializeToString()
     except Exception as error:  # the encoder's error class is private to protobuf
         raise StorageError(f"{target}: the model cannot be serialised ({error})") from error
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(f"{target}: cannot be written ({error.strerror or error})") from error
+    write_bytes(target, content)
     return len(content)
 
 

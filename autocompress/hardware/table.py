@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from autocompress.errors import DeviceError, StorageError
+from autocompress.files import write_json
 from autocompress.hardware.device import Device, machine_fingerprint
 
 SCHEMA = 1
@@ -76,7 +76,7 @@ class LatencyTable:
             "fingerprint": dict(self.fingerprint),
             "entries": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
         }
-        write_text(path, json.dumps(content, indent=1))
+        write_json(Path(path), content)
 
 
 def empty_table(device: Device) -> LatencyTable:
@@ -134,26 +134,3 @@ def cache_path(device: Device) -> Path:
     folder = Path(root) if root else Path.home() / ".cache" / "autocompress"
     fingerprint = json.dumps(machine_fingerprint(device), sort_keys=True)
     return folder / f"{device.name}-{sha256(fingerprint.encode()).hexdigest()[:12]}.json"
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        StorageError: If it cannot be written.
-    """
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(f"{target}: cannot be written ({error.strerror or error})") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from autocompress.errors import StorageError
+from autocompress.files import write_bytes
 from autocompress.report.data import RunData, load_run
 from autocompress.report.figures import FIGURES
 from autocompress.report.html_tables import (
@@ -56,14 +55,7 @@ def write_report(run_dir: Path | str) -> Path:
     """
     run = load_run(run_dir)
     target = run.path / "report.html"
-    partial = run.path / f".report.{os.getpid()}.html"
-    try:
-        partial.write_text(report_html(run), encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise StorageError(f"{target}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(target, report_html(run).encode())
     return target
 
 

@@ -402,7 +402,8 @@ def test_unreadable_paths(path: str, tmp_path: Path) -> None:
 
 def test_unwritable_paths(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "folder", tmp_path / "missing" / "m.acz"):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder", tmp_path / "file" / "m.acz"):
         with pytest.raises(StorageError, match=str(path)):
             write_archive(path, {}, {}, {}, {})
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
