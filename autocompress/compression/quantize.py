@@ -15,6 +15,9 @@ from torch import Tensor
 from autocompress.compression.sparsify import gather_moment, row_supports
 from autocompress.compression.treated import StoredTensor
 
+# Subnormal in float16: small weights need it.  Smaller ones would leave no room for an int32 bias.
+SMALLEST_SCALE = 2.0**-20
+EMPTY_SCALE = 2.0**-14  # of a row of zeros, where only the bias counts
 SHARED_SWEEP_ABOVE = 2e12  # multiply-adds above which rows share one sweep over all columns
 
 
@@ -35,6 +38,7 @@ def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
         `(rows,)` float16, positive and finite.
     """
     top = largest_code(bits)
+    empty = weight.abs().amax(1) == 0
     peak = weight.abs().amax(1).clamp_min(1e-12)
     best = peak / top
     least = torch.full_like(peak, float("inf"))
@@ -44,8 +48,8 @@ def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
         error = ((rounded - weight).square() * importance).sum(1)
         best = torch.where(error < least, step, best)
         least = torch.minimum(error, least)
-    smallest, biggest = torch.finfo(torch.float16).tiny, torch.finfo(torch.float16).max
-    return best.clamp(smallest, biggest).half()
+    best = torch.where(empty, EMPTY_SCALE, best)
+    return best.clamp(SMALLEST_SCALE, torch.finfo(torch.float16).max).half()
 
 
 def round_to_nearest(weight: Tensor, bits: int, importance: Tensor) -> StoredTensor:
