@@ -148,11 +148,11 @@ def _read(path: Path) -> Entry | None:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["entry"])
             tensors: Mapping[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        weights = tuple(
+            StoredTensor(bits, tensors[f"codes{index}"], tensors.get(f"scale{index}"))
+            for index, bits in enumerate(facts["bits"])
+        )
+        grids = tuple(Grid(*grid) if grid else None for grid in facts["grids"])
+        return Entry(Treated(weights, tensors.get("bias"), grids), float(facts["error"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
-    weights = tuple(
-        StoredTensor(bits, tensors[f"codes{index}"], tensors.get(f"scale{index}"))
-        for index, bits in enumerate(facts["bits"])
-    )
-    grids = tuple(Grid(*grid) if grid else None for grid in facts["grids"])
-    return Entry(Treated(weights, tensors.get("bias"), grids), facts["error"])

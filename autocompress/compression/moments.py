@@ -147,8 +147,8 @@ def damped(second_moment: Tensor, share: float = 0.01) -> Tensor:
 
 
 def _thinned(values: Tensor, count: int) -> Tensor:
-    """About `count` evenly spaced values, and the extremes; always the same ones."""
+    """A copy of about `count` evenly spaced values, and the extremes; always the same ones."""
     flat = values.detach().flatten()
     if len(flat) <= count:
-        return flat
+        return flat.clone()  # the model may go on in place
     return torch.cat([flat[:: len(flat) // count], flat.min()[None], flat.max()[None]])

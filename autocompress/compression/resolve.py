@@ -99,7 +99,7 @@ def _paired_moments(
     caught: list[Tensor] = []
 
     def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        caught.append(unfold(module, arguments[0]))
+        caught.append(unfold(module, arguments[0].clone()))  # the model may go on in place
 
     handles = [m.get_submodule(name).register_forward_pre_hook(hook) for m in (model, compressed)]
     sums: list[Tensor | float] = [0.0] * 4
