@@ -47,7 +47,7 @@ def adjoint_prices(
         Layer to `(options,)` losses, 0 for the identity.
     """
     totals = {name: np.zeros(len(menu)) for name, menu in menus.items()}
-    count = len(inputs[0])
+    outputs: list[Tensor] = []
     parameters = [p for p in model.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -55,6 +55,7 @@ def adjoint_prices(
         for parts in batches(inputs, batch):
             caught = _Caught(model, menus)
             logits = caught.run(parts)
+            outputs += [logits.detach()] if kind == "mse" else []
             gradients = [
                 caught.gradients(_log_likelihood(logits, kind, generator)) for _ in range(probes)
             ]
@@ -69,15 +70,16 @@ def adjoint_prices(
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-    return {name: total / count for name, total in totals.items()}
+    # What the proxy divides by: the examples, and for `mse` the variance over all of them.
+    share = 1.0 if kind == "kl" else float(torch.cat(outputs).double().var().clamp_min(1e-12))
+    return {name: total / (len(inputs[0]) * share) for name, total in totals.items()}
 
 
 def _log_likelihood(logits: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     """A scalar whose gradient, squared and averaged over draws, is the Gauss-Newton matrix."""
     if kind == "mse":
         signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1
-        scale = (2 / (float(logits.detach().var()) * logits[0].numel())) ** 0.5
-        signed: Tensor = scale * (logits * signs).sum()
+        signed: Tensor = (2 / logits[0].numel()) ** 0.5 * (logits * signs).sum()
         return signed
     log_probabilities: Tensor = torch.log_softmax(logits, -1).flatten(0, -2)
     labels = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
@@ -113,7 +115,7 @@ class _Caught:
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             del module
-            self.inputs[name] = inputs[0].detach()
+            self.inputs[name] = inputs[0].detach().clone()  # the model may go on in place
             # Weights need no gradient; the graph starts at the first watched output.
             output = output if output.requires_grad else output.detach().requires_grad_()
             self.outputs[name] = output

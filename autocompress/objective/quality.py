@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.errors import ConfigError
+from autocompress.errors import ConfigError, TaskError
 from autocompress.model.task import Inputs, batches
 from autocompress.model.trace import run
 
@@ -50,6 +50,7 @@ class Proxy:
 
     Raises:
         ConfigError: If `kl` is asked for outputs with fewer than two classes.
+        TaskError: If the original's outputs are not finite.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class Proxy:
         self.batch = batch
         self.passes = 0
         reference = self._outputs(model)
+        if not bool(torch.isfinite(reference).all()):
+            raise TaskError("the original gives NaN or infinite outputs on the calibration inputs")
         if kind == "kl" and (reference.ndim < 2 or reference.shape[-1] < 2):
             raise ConfigError(
                 f"proxy 'kl' needs outputs (n, classes); the model gives {tuple(reference.shape)};"
