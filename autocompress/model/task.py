@@ -76,12 +76,17 @@ class Task:
 
     @property
     def has_splits(self) -> bool:
-        """Whether `evaluate` takes a split, so that the test data can be kept apart."""
-        parameters = inspect.signature(self.evaluator).parameters.values()
-        positional = [
-            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        """Whether `evaluate` takes a split, so that the test data can be kept apart.
+
+        That is a parameter called `split`, or a second one that must be given.
+        """
+        parameters = [*inspect.signature(self.evaluator).parameters.values()]
+        needed = [
+            p
+            for p in parameters
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
         ]
-        return "split" in {p.name for p in parameters} or len(positional) > 1
+        return len(needed) > 1 or any(p.name == "split" for p in parameters)
 
     def evaluate(self, model: nn.Module, split: str) -> float:
         """The user's metric of `model` on `selection` or `test`.
@@ -89,12 +94,17 @@ class Task:
         Raises:
             TaskError: If `evaluate` raises, or returns NaN or no number.
         """
-        arguments = (model, split) if self.has_splits else (model,)
+        arguments: tuple[Any, ...] = (model,)
+        named: dict[str, Any] = {}
+        if "split" in inspect.signature(self.evaluator).parameters:
+            named = {"split": split}
+        elif self.has_splits:
+            arguments = (model, split)
         with torch.no_grad():
-            value = _call(self.origin, "evaluate", self.evaluator, *arguments)
+            value = _call(self.origin, "evaluate", self.evaluator, *arguments, **named)
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # a tensor of several values raises the last
             raise TaskError(
                 f"{self.origin}: evaluate() must return one number, got {_kind(value)}"
             ) from None
@@ -136,10 +146,17 @@ def gather(value: Any, origin: str) -> Inputs:
     if isinstance(value, (Tensor, tuple)):
         inputs = as_inputs(value, where)
     elif isinstance(value, Iterable):
-        batches = [as_inputs(batch, where) for batch in value]
-        if not batches:
+        # A generator is the user's code as well.
+        parts = [as_inputs(part, where) for part in _call(origin, "calibration", list, value)]
+        if not parts:
             raise DataError(f"{where} returned no batches")
-        inputs = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+        shapes = {tuple((x.dtype, x.shape[1:]) for x in part): None for part in parts}
+        if len(shapes) > 1:
+            listed = ", ".join(str([tuple(shape) for _, shape in key]) for key in shapes)
+            raise DataError(
+                f"{where}: all batches must hold inputs of the same shape and type, got {listed}"
+            )
+        inputs = tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
     else:
         raise DataError(
             f"{where} must return a tensor, a tuple of tensors or batches, got {_kind(value)}"
@@ -173,9 +190,11 @@ def _checked(inputs: Inputs, origin: str) -> Inputs:
     return inputs
 
 
-def _call(origin: str, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def _call(
+    origin: str, name: str, function: Callable[..., Any], *arguments: Any, **named: Any
+) -> Any:
     try:
-        return function(*arguments)
+        return function(*arguments, **named)
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:  # the user's code may raise anything; the message keeps its words

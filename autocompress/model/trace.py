@@ -30,13 +30,17 @@ def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
         for name, module in model.named_modules()
         if any(True for _ in module.parameters(recurse=False))
     }
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
     calls: Counter[str] = Counter()
+    macs: Counter[str] = Counter()
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            del module
             calls[name] += 1
+            macs[name] += _macs(module, _shape(inputs), _shape(output))
             shapes.setdefault(name, (_shape(inputs), _shape(output)))
 
         return hook
@@ -55,12 +59,28 @@ def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
     flows = dataflow(model, example_inputs)
     shared = _shared_parameters(owners)
     order = [*shapes, *(name for name in owners if name not in shapes)]
-    return tuple(
-        _layer(
-            name, owners[name], calls[name], shapes.get(name, ((), ())), shared, flows.get(name)
+    layers = []
+    for name in order:
+        flow = flows.get(name, Flow("", ""))
+        module = owners[name]
+        inputs, outputs = shapes.get(name, ((), ()))
+        weight = getattr(module, "weight", None)
+        layers.append(
+            Layer(
+                name=name,
+                kind=type(module).__name__,
+                weight_shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),
+                parameters=sum(p.numel() for p in module.parameters(recurse=False)),
+                macs=macs[name],
+                calls=calls[name],
+                input_shape=inputs,
+                output_shape=outputs,
+                reason=_reason(module, names[id(module)], calls[name], shared.get(name)),
+                activation=flow.activation,
+                source=flow.source,
+            )
         )
-        for name in order
-    )
+    return tuple(layers)
 
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
@@ -79,46 +99,32 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
         ) from error
 
 
-def _layer(
-    name: str,
-    module: nn.Module,
-    calls: int,
-    shapes: tuple[tuple[int, ...], tuple[int, ...]],
-    shared: dict[str, str],
-    flow: Flow | None,
-) -> Layer:
-    weight = getattr(module, "weight", None)
-    weight_shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
-    macs = calls * prod(shapes[1]) * prod(weight_shape[1:]) if len(weight_shape) > 1 else 0
+def _macs(module: nn.Module, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
+    """Multiply-adds of one call; 0 for modules that look up, scale or recur."""
     if isinstance(module, nn.Linear):
-        macs = calls * prod(shapes[1]) * module.in_features
-    return Layer(
-        name=name,
-        kind=type(module).__name__,
-        weight_shape=weight_shape,
-        parameters=sum(parameter.numel() for parameter in module.parameters(recurse=False)),
-        macs=macs,
-        calls=calls,
-        input_shape=shapes[0],
-        output_shape=shapes[1],
-        reason=_reason(name, module, calls, shared),
-        activation=flow.activation if flow else "",
-        source=flow.source if flow else "",
-    )
+        return prod(outputs) * module.in_features
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        # A weight `(in, out / groups, ...)` meets every input value.
+        return prod(inputs) * prod(module.weight.shape[1:])
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return prod(outputs) * prod(module.weight.shape[1:])
+    return 0
 
 
-def _reason(name: str, module: nn.Module, calls: int, shared: dict[str, str]) -> str:
+def _reason(module: nn.Module, names: list[str], calls: int, shares: str | None) -> str:
     """Why the module stays dense; empty when it can be treated."""
     if type(module) not in (nn.Linear, nn.Conv2d):
         return f"{type(module).__name__} is not treated"
-    if not name:
+    if "" in names:
         return "the model is this layer itself"
     if calls == 0:
         return "did not run on the example inputs"
     if calls > 1:
         return f"runs {calls} times in one pass"
-    if name in shared:
-        return f"shares its weight with {shared[name]}"
+    if len(names) > 1:
+        return f"is registered more than once: {', '.join(names)}"
+    if shares is not None:
+        return f"shares its weight with {shares}"
     if hasattr(module, "parametrizations") or "weight" not in module._parameters:
         return "its weight is computed by a parametrization"
     if module.weight.dtype != torch.float32:
