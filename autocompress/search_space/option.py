@@ -20,7 +20,7 @@ class Option:
     Args:
         bits: Bits of a stored weight: 2-8 integer codes with one scale per output channel,
             16 half precision, 32 untouched.
-        sparsity: Share of the weights that are zero, in [0, 1).
+        sparsity: Share of the weights that are zero, in [0, 1); six decimals count.
         rank: Share of the full rank `min(outputs, inputs)` that is kept, in (0, 1]; 1 is not
             factored.
         activations: `int8` runs the layer on integer kernels (needs `bits <= 8`).
@@ -38,6 +38,9 @@ class Option:
     method: str = "obs"
 
     def __post_init__(self) -> None:
+        # The id holds six decimals: what is read back from it must be equal.
+        object.__setattr__(self, "sparsity", round(self.sparsity, 6))
+        object.__setattr__(self, "rank", round(self.rank, 6))
         if self.bits not in BITS:
             raise ConfigError(f"Option(bits={self.bits}): allowed are {', '.join(map(str, BITS))}")
         if not 0 <= self.sparsity < 1:

@@ -54,7 +54,9 @@ class SpacePreset(Schema):
                                 continue
                             if rank < 1 and sparsity and not self.composed:
                                 continue
-                            made[Option(bits, sparsity, rank, activations, method)] = None
+                            option = Option(bits, sparsity, rank, activations, method)
+                            if not option.is_identity:  # by either method it is the same
+                                made[option] = None
         return tuple(made)
 
     def axes(self) -> list[str]:
