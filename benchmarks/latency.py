@@ -9,19 +9,17 @@ fit has not seen.  Run it on an idle machine:
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from house_format import study_folder, write_figures
 from rich.console import Console
 from rich.table import Table
 
-from autocompress.hardware.device import get_device, machine_fingerprint
+from autocompress.hardware.device import get_device
 from autocompress.hardware.fit import Fit
 from autocompress.hardware.profile import fit_latency
 from autocompress.hardware.table import cache_path
@@ -29,7 +27,6 @@ from autocompress.model.task import load_task
 from autocompress.model.trace import trace
 from autocompress.search_space.option import Option
 
-STUDIES = Path(__file__).parents[1] / "studies"
 MENU = [
     Option(bits=bits, rank=rank, activations=activations)
     for bits, activations in ((32, "float32"), (8, "int8"))
@@ -91,22 +88,15 @@ def main() -> int:
         cache_path(device).unlink(missing_ok=True)
     fits = {}
     for study in options.study or ["lenet5_mnist"]:
-        folder = Path(study) if Path(study).is_dir() else STUDIES / study
+        folder = study_folder(study)
         fits[folder.name] = measure(folder, options.candidates, options.seed)
     show(fits)
     if options.json:
-        content = {
-            "name": "latency",
-            "machine": {**machine_fingerprint(device), "python": platform.python_version()},
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "rows": [
-                {"family": name, **asdict(point)}
-                for name, fit in fits.items()
-                for point in fit.points
-            ],
-            "summary": {"families": {name: summary(fit) for name, fit in fits.items()}},
-        }
-        options.json.write_text(json.dumps(content, indent=1))
+        rows = [
+            {"family": name, **asdict(point)} for name, fit in fits.items() for point in fit.points
+        ]
+        figures = {"families": {name: summary(fit) for name, fit in fits.items()}}
+        write_figures(options.json, "latency", device, PACKAGES, rows, figures)
     return 0
 
 
