@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from autocompress.errors import AutocompressError
 
 EXIT_NOT_MET = 3
 EXIT_INTERRUPTED = 130
 
+
+class Commands(TyperGroup):
+    """The commands; an interrupted one says how to go on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted: run the same command to go on", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Compresses trained PyTorch models to a size, latency and quality budget, as measured.",
     epilog="Exit codes: 0 budget met, 2 bad usage or input, 3 budget not met (closest point"
     " saved), 130 interrupted (run the same command to go on).",
@@ -62,7 +76,6 @@ def run(
     from autocompress.report.tables import result_table
     from autocompress.study.config import load_study
     from autocompress.study.run import run_study
-    from autocompress.study.status import begin, finish
 
     overrides = {
         "space": space,
@@ -76,11 +89,9 @@ def run(
     }
     loaded = load_study(study, overrides, budget or ())
     folder = out or Path("runs") / loaded.name
-    begin(folder, study, overrides, budget or ())
     console = Console()
     with Display(console) as display:
         outcome = run_study(loaded, folder, display)
-    finish(folder)
     report = write_report(folder)
     console.print(result_table(outcome.result, loaded.settings.metric))
     seconds = outcome.result["seconds"]
@@ -215,9 +226,6 @@ def main() -> None:
     except AutocompressError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: run the same command to go on", err=True)
-        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

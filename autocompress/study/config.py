@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +67,9 @@ class Study:
         objective: What is minimised; its limits hold where `budget` has none.
         device: Where the model will run.
         budget: Limits by name, objective's defaults included.
+        folder: The study's folder; None when it came from Python.
+        overrides: Keys of `study.toml` that were replaced.
+        given_budget: Limits as `NAME=VALUE` that were given beside the file.
     """
 
     name: str
@@ -77,6 +80,9 @@ class Study:
     objective: ObjectivePreset
     device: Device
     budget: Mapping[str, Limit]
+    folder: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    given_budget: tuple[str, ...] = ()
 
     @property
     def higher_is_better(self) -> bool:
@@ -105,9 +111,12 @@ def load_study(
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such study folder (it holds study.toml and task.py)")
     file = folder / "study.toml"
-    settings = with_overrides(read(file, StudyFile), overrides or {})
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    settings = with_overrides(read(file, StudyFile), given)
     try:
-        return make_study(folder.resolve().name, load_task(folder), settings, budget, folder)
+        name = folder.resolve().name
+        study = make_study(name, load_task(folder), settings, budget, folder)
+        return replace(study, overrides=given, given_budget=tuple(budget))
     except ConfigError as error:
         text = str(error)
         raise ConfigError(
@@ -135,18 +144,12 @@ def make_study(
         parse_duration(settings.max_time)
     limits = objective.limits() | budget_from(settings.budget) | parse_budget(budget)
     device = get_device(settings.device)
-    return Study(name, task, settings, space, space_file, objective, device, limits)
+    return Study(name, task, settings, space, space_file, objective, device, limits, folder)
 
 
 def with_overrides(settings: StudyFile, overrides: Mapping[str, Any]) -> StudyFile:
-    """The settings with some keys replaced; None keeps what is there."""
-    given = {key: value for key, value in overrides.items() if value is not None}
-    return validate({**settings.model_dump(), **given}, StudyFile, "override")
-
-
-def with_budget(study: Study, budget: Sequence[str]) -> Study:
-    """The study under other limits; those not named stay."""
-    return replace(study, budget=dict(study.budget) | parse_budget(budget))
+    """The settings with some keys replaced."""
+    return validate({**settings.model_dump(), **overrides}, StudyFile, "override")
 
 
 def parse_duration(text: str) -> float:

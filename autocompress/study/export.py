@@ -13,10 +13,10 @@ from autocompress.study.config import load_study
 from autocompress.study.events import Listener
 from autocompress.study.finalist import make_finalist
 from autocompress.study.front import pick
-from autocompress.study.prepare import Prepared, prepare
+from autocompress.study.prepare import Prepared, look, made_from, prepare
 from autocompress.study.ship import write_model
 from autocompress.study.status import JOURNAL, read_run
-from autocompress.study.storage import Record, load_records
+from autocompress.study.storage import Record, load_records, refuse_changes
 
 ENDINGS = {".onnx": "onnx", ".acz": "archive"}
 
@@ -57,11 +57,18 @@ def export_point(
     if candidate and budget:
         raise ConfigError("give either --candidate or --budget, not both")
     begun = read_run(run)
+    if not begun["study"]:
+        raise StorageError(
+            f"{run}: begun from Python; export there: compress(...).candidate(id).export(path)"
+        )
     if not Path(begun["study"]).is_dir():
         raise StorageError(f"{run}: its study folder {begun['study']} is gone")
     records = load_records(run / JOURNAL)
     study = load_study(begun["study"], begun["overrides"], begun["budget"])
-    prepared = prepare(study, run, listener)
+    model, space = look(study, listener)
+    fingerprint = made_from(study, model, space)
+    refuse_changes(run, begun.get("fingerprint") or fingerprint, fingerprint)
+    prepared = prepare(study, model, space, run, listener)
     record = _choose(prepared, records, run, candidate, budget)
     listener.stage("fit", f"candidate {record.id} on all calibration inputs")
     finalist = make_finalist(prepared, Candidate.from_dict(record.choices))

@@ -159,26 +159,54 @@ def trace_model(study: Study) -> Model:
     return Model(dense, layers, example_inputs, calibration, fingerprint(dense, calibration))
 
 
-def prepare(study: Study, folder: Path, listener: Listener) -> Prepared:
-    """Runs every stage before the search.
+def look(study: Study, listener: Listener) -> tuple[Model, Space]:
+    """What there is and what may be done with it; writes nothing.
 
     Args:
         study: What is asked.
+        listener: Hears of the stage.
+
+    Raises:
+        AutocompressError: If the model, the data or the search space is not usable.
+    """
+    listener.stage("trace", "finding layers")
+    model = trace_model(study)
+    space = build_space(
+        model.layers,
+        study.space,
+        lambda option, layer: reject(option, layer, study.device, study.settings.storage),
+        study.space_file,
+    )
+    return model, space
+
+
+def made_from(study: Study, model: Model, space: Space) -> dict[str, str]:
+    """What may not change in a run directory, by the name that a message gives it."""
+    menus = json.dumps([menus_of(space), study.space.menu])
+    return {
+        "model or calibration data": model.content[:16],
+        "search space": hashlib.sha256(menus.encode()).hexdigest()[:16],
+        "device": study.device.name,
+        "storage format": study.settings.storage,
+        "proxy": study.objective.proxy,
+    }
+
+
+def prepare(
+    study: Study, model: Model, space: Space, folder: Path, listener: Listener
+) -> Prepared:
+    """Runs the stages between the first look and the search.
+
+    Args:
+        study: What is asked.
+        model: The user's model and data.
+        space: All options.
         folder: The run directory; holds `bank/`, `device.json` and `prices.json`.
         listener: Hears of the stages.
 
     Raises:
         AutocompressError: Any of the family; what was made before stays on disk.
     """
-    listener.stage("trace", "finding layers")
-    model = trace_model(study)
-    storage = study.settings.storage
-    space = build_space(
-        model.layers,
-        study.space,
-        lambda option, layer: reject(option, layer, study.device, storage),
-        study.space_file,
-    )
     proxy = Proxy(model.dense, model.search_inputs, study.objective.proxy)
 
     listener.stage("profile", f"timing operations on {study.device.name}")

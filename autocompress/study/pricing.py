@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from autocompress.compression.bank import Bank
 from autocompress.compression.stitch import Stitcher
 from autocompress.compression.treated import Treated
 from autocompress.deploy import archive
+from autocompress.errors import StorageError
 from autocompress.files import read_json, write_json
 from autocompress.hardware.cost_model import LatencyPrices
 from autocompress.hardware.runtimes import onnx_graph
@@ -91,7 +92,7 @@ def price(
     key = space_key(
         model, space, SCHEMA, study.settings.seed, study.settings.storage, study.objective.proxy
     )
-    known = read_json(path) if path.is_file() else {}
+    known = _known(path, listener)
     if known.get("key") == key:
         thinned = _chosen(space, known["menus"])
         bytes_of = {
@@ -126,6 +127,18 @@ def price(
         write_json(path, record)
     _say_what_does_not_help(thinned, latency, listener)
     return _numbers(study, model, thinned, tables, latency, bytes_of), thinned
+
+
+def _known(path: Path, listener: Listener) -> dict[str, Any]:
+    """What was priced before; a damaged file only costs the time to price again."""
+    if not path.is_file():
+        return {}
+    try:
+        value = read_json(path)
+    except StorageError as error:
+        listener.note(f"{error}; priced again")
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def dense_record(model: Model, unit: str) -> Treated:

@@ -47,8 +47,11 @@ def profile_device(
         for unit, menu in space.units.items()
     }
     if path.is_file():
-        record = read_json(path)
-        prices, fit = _recorded(record, path, study, model, kernels)
+        # Never measured again in silence: other times would lead the search elsewhere.
+        try:
+            prices, fit = _recorded(read_json(path), path, study, model, kernels)
+        except StorageError as error:
+            raise StorageError(f"{error}; delete {path} to measure the device again") from None
         listener.note(f"device: prices reused from {path}")
         return prices, fit
     profile = fit_latency(

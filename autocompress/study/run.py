@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,12 +22,11 @@ from autocompress.study.confirm import confirm, quality_threshold, test
 from autocompress.study.events import Listener, Log
 from autocompress.study.front import front_of
 from autocompress.study.loop import History, search
-from autocompress.study.prepare import Prepared, menus_of, prepare
+from autocompress.study.prepare import Prepared, look, made_from, menus_of, prepare
 from autocompress.study.ship import Outcome, ship
-from autocompress.study.storage import Record, StudyStorage
+from autocompress.study.status import JOURNAL, begin, finish
+from autocompress.study.storage import Record, StudyStorage, lock
 from autocompress.study.targets import Measured, search_limits, targets_of
-
-JOURNAL = "study.journal"
 
 
 def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
@@ -46,12 +44,21 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    log = Log(folder / "log.jsonl", listener)
-    prepared = prepare(study, folder, log)
-    for sentence in prepared.space.removed:
-        log.note(f"not offered: {sentence}")
-    storage = StudyStorage(folder / JOURNAL, menus_of(prepared.space), _fingerprint(prepared))
-    try:
+    with lock(folder / JOURNAL):
+        log = Log(folder / "log.jsonl", listener)
+        model, space = look(study, log)
+        # The user's metric fails at once, not after the search.
+        study.task.evaluate(model.dense, "selection")
+        fingerprint = made_from(study, model, space)
+        begin(folder, study, fingerprint)
+        prepared = prepare(study, model, space, folder, log)
+        for sentence in prepared.space.removed:
+            log.note(f"not offered: {sentence}")
+        storage = StudyStorage(
+            folder / JOURNAL,
+            menus_of(prepared.space),
+            {**fingerprint, "menu": str(menus_of(prepared.space))},
+        )
         log.stage("search", f"{study.settings.evaluations} candidates")
         history, problem = _search(prepared, storage, log)
         records = storage.records()
@@ -68,9 +75,9 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
                 )
         log.stage("ship", "writing and reloading the artefacts")
         log.finish()
-        return ship(prepared, problem, history, records, confirmation, tested, folder, log)
-    finally:
-        storage.close()
+        outcome = ship(prepared, problem, history, records, confirmation, tested, folder, log)
+        finish(folder)
+        return outcome
 
 
 def make_problem(prepared: Prepared) -> Problem:
@@ -207,14 +214,3 @@ def _original_size(prepared: Prepared) -> int:
     from autocompress.study.finalist import original_of
 
     return original_of(prepared).size_bytes
-
-
-def _fingerprint(prepared: Prepared) -> dict[str, Any]:
-    study = prepared.study
-    return {
-        "model or calibration data": prepared.model.content[:16],
-        "search space": str(menus_of(prepared.space)),
-        "device": study.device.name,
-        "storage format": study.settings.storage,
-        "proxy": study.objective.proxy,
-    }

@@ -16,7 +16,7 @@ import torch
 
 from autocompress.deploy import archive
 from autocompress.deploy.onnx_file import OnnxModule, load_onnx, write_onnx
-from autocompress.errors import ArchiveError, StorageError
+from autocompress.errors import ArchiveError
 from autocompress.files import write_bytes, write_json
 from autocompress.hardware.device import machine_fingerprint
 from autocompress.objective.audit import audit_proxy
@@ -91,14 +91,13 @@ def ship(
         write_plan(prepared, winner, folder / "plan.json")
     else:
         log.note("every finalist is larger or slower than the original, which therefore stays")
+        for name in ("model.acz", "model.onnx", "plan.json"):  # of an earlier run
+            (folder / name).unlink(missing_ok=True)
     qualities = {probe.candidate: probe.quality for probe in _probes(confirmation)}
     write_bytes(
         folder / "front.csv", table_of(front_of(records), qualities).to_csv(index=False).encode()
     )
-    try:
-        table_of(records, qualities).to_parquet(folder / "trials.parquet")
-    except OSError as error:
-        raise StorageError(f"{folder / 'trials.parquet'}: cannot be written: {error}") from error
+    write_bytes(folder / "trials.parquet", table_of(records, qualities).to_parquet())
     result = describe(prepared, problem, records, confirmation, tested, folder, log)
     write_json(folder / "details.json", details(prepared, history, confirmation, result, log))
     write_json(folder / "result.json", result)

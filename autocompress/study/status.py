@@ -4,15 +4,15 @@ far.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StorageError
 from autocompress.files import read_json, write_json
-from autocompress.study.storage import Record, load_records, lock
+from autocompress.study.config import Study
+from autocompress.study.storage import Record, is_locked, load_records, refuse_changes
 
 RUN_FILE = "run.json"
 JOURNAL = "study.journal"
@@ -34,18 +34,26 @@ class Status:
     result: Mapping[str, Any]
 
 
-def begin(folder: Path, study: Path, overrides: Mapping[str, Any], budget: Sequence[str]) -> None:
-    """Notes how a run was begun, so that `export` and `report` can find the study again.
+def begin(folder: Path, study: Study, fingerprint: Mapping[str, str]) -> None:
+    """Notes how a run was begun, so that `show` and `export` can find the study again.
+
+    Args:
+        folder: The run directory.
+        study: What is asked.
+        fingerprint: What may not change in one run directory.
 
     Raises:
         StorageError: If the folder cannot be written.
+        StudyMismatchError: If the folder was begun with another fingerprint.
     """
-    given = {key: value for key, value in overrides.items() if value is not None}
+    if (folder / RUN_FILE).is_file():
+        refuse_changes(folder, read_run(folder).get("fingerprint", {}) or fingerprint, fingerprint)
     value = {
         "schema": SCHEMA,
-        "study": str(study.resolve()),
-        "overrides": given,
-        "budget": list(budget),
+        "study": str(study.folder.resolve()) if study.folder else "",
+        "overrides": dict(study.overrides),
+        "budget": list(study.given_budget),
+        "fingerprint": dict(fingerprint),
         "finished": False,
     }
     write_json(folder / RUN_FILE, value)
@@ -65,7 +73,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not (folder / RUN_FILE).is_file():
         raise StorageError(f"{folder}: not a run directory (it has no {RUN_FILE})")
     value = read_json(folder / RUN_FILE)
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+    keys = {"study", "overrides", "budget", "finished"}
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA or not keys <= set(value):
         raise StorageError(f"{folder / RUN_FILE}: not a run record of schema {SCHEMA}")
     return value
 
@@ -80,16 +89,6 @@ def status(folder: Path) -> Status:
     journal = folder / JOURNAL
     records = tuple(load_records(journal)) if journal.is_file() else ()
     result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
-    if _is_running(journal):
+    if is_locked(journal):
         return Status("running", records, result)
     return Status("finished" if run["finished"] else "interrupted", records, result)
-
-
-def _is_running(journal: Path) -> bool:
-    if not journal.with_suffix(".pid").is_file():
-        return False
-    try:
-        os.close(lock(journal))
-    except StorageError:
-        return True
-    return False

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from autocompress.errors import StorageError, StudyMismatchError
 NAMES = ("loss", "size_bytes", "latency_ms")
 FINGERPRINT = "fingerprint"
 STUDY = "autocompress"
+PATIENCE = 6  # attempts to lock, 50 ms apart
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Record:
 
 
 class StudyStorage:
-    """A study in a journal file; a second process that opens it for writing is refused.
+    """A study in a journal file, for the process that holds its `lock`.
 
     Args:
         path: The journal; created when it does not exist.
@@ -71,7 +73,7 @@ class StudyStorage:
         fingerprint: Says what was compressed, with which data and space.
 
     Raises:
-        StorageError: If the file cannot be read or written, or another process is writing it.
+        StorageError: If the file cannot be read or written.
         StudyMismatchError: If the journal holds trials of something else.
     """
 
@@ -80,7 +82,6 @@ class StudyStorage:
     ) -> None:
         self.path = path
         self._menus = menus
-        self._lock = lock(path)
         repair(path)
         with translated(path):
             self._study = optuna.create_study(
@@ -91,14 +92,9 @@ class StudyStorage:
             )
             known = self._study.user_attrs.get(FINGERPRINT)
             if known is None:
-                self._study.set_user_attr(FINGERPRINT, dict(fingerprint))
                 self._study.set_metric_names(list(NAMES))
-        if known is not None and known != dict(fingerprint):
-            changed = [key for key in fingerprint if known.get(key) != fingerprint[key]]
-            raise StudyMismatchError(
-                f"{path.parent}: the run was begun with another {', '.join(changed)};"
-                " give a new folder with --out, or delete this one"
-            )
+                self._study.set_user_attr(FINGERPRINT, dict(fingerprint))
+        refuse_changes(path.parent, known or fingerprint, fingerprint)
         self._records = {record.id: record for record in self.records()}
 
     def records(self) -> list[Record]:
@@ -139,13 +135,11 @@ class StudyStorage:
             self._study.add_trial(trial)
         self._records[record.id] = record
 
-    def close(self) -> None:
-        """Lets another process write."""
-        os.close(self._lock)
-
 
 def load_records(path: Path) -> list[Record]:
     """The trials of a journal that another process may be writing; the file is not changed.
+
+    A journal that a crash left before its first trial has none.
 
     Raises:
         StorageError: If there is no such journal or it cannot be read.
@@ -153,8 +147,21 @@ def load_records(path: Path) -> list[Record]:
     if not path.is_file():
         raise StorageError(f"{path}: no such study")
     with translated(path):
-        study = optuna.load_study(study_name=STUDY, storage=open_journal(path))
+        storage = open_journal(path)
+        if STUDY not in optuna.get_all_study_names(storage):
+            return []
+        study = optuna.load_study(study_name=STUDY, storage=storage)
         return read_records(study.get_trials(deepcopy=False))
+
+
+def refuse_changes(folder: Path, known: Mapping[str, str], fingerprint: Mapping[str, str]) -> None:
+    """Raises StudyMismatchError where a run directory was begun with something else."""
+    changed = [key for key, value in fingerprint.items() if known.get(key) != value]
+    if changed:
+        raise StudyMismatchError(
+            f"{folder}: the run was begun with another {', '.join(changed)};"
+            " give a new folder with --out, or delete this one"
+        )
 
 
 def read_records(trials: Sequence[FrozenTrial]) -> list[Record]:
@@ -202,8 +209,9 @@ def repair(path: Path) -> None:
         raise StorageError(f"{path}: cannot be repaired: {error.strerror or error}") from error
 
 
-def lock(path: Path) -> int:
-    """An open file that no other process can lock, until it is closed or the process ends.
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Keeps every other process from writing a journal; a process that dies lets go of it.
 
     Raises:
         StorageError: If another process holds it or the folder cannot be written.
@@ -216,11 +224,38 @@ def lock(path: Path) -> int:
             f"{path.parent}: cannot be written: {error.strerror or error}"
         ) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        _take(handle, path.parent)
+        yield
+    finally:
         os.close(handle)
-        raise StorageError(f"{path.parent}: another process is running this study") from None
-    return handle
+
+
+def _take(handle: int, folder: Path) -> None:
+    for attempt in range(PATIENCE):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:  # perhaps only `is_locked` asking
+            time.sleep(0.05 * (attempt + 1 < PATIENCE))
+    raise StorageError(
+        f"{folder}: another process is running this study; wait for it, or give a new folder"
+        " with --out"
+    )
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process is writing a journal; asks without keeping anyone from it for long."""
+    try:
+        handle = os.open(path.with_suffix(".pid"), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 @contextlib.contextmanager
