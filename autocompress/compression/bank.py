@@ -1,8 +1,7 @@
 """The bank: every (layer, option) compressed once, on disk, found again by content.
 
-The key of an entry is a hash of the dense layer, the whole model before it (through the
-calibration inputs and weights), the option and the code that made it, so nothing stale is ever
-read.
+The key of an entry is a hash of all weights, the calibration inputs, the layer as it was traced
+(what surrounds it included), the option and the code that made it, so nothing stale is read.
 """
 
 from __future__ import annotations
@@ -100,7 +99,8 @@ class Bank:
         return self._entries[key]
 
     def _path(self, layer: Layer, option: Option) -> Path:
-        text = json.dumps([self.content, layer.name, option.id, recipe()])
+        # The record too: another `forward` around the same weights gives other moments and grids.
+        text = json.dumps([self.content, repr(layer), option.id, recipe()])
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
 
