@@ -21,6 +21,7 @@ from autocompress.search.problem import (
     excess,
     slack,
 )
+from autocompress.search.quiet import without_stray_lines
 
 GAP = 1e-6
 MOST_NODES = 1_000_000
@@ -261,13 +262,14 @@ def _call(
     integrality = np.zeros(columns, dtype=np.int64)
     integrality[: int(model.starts[-1])] = 1
     top = np.concatenate([model.upper, np.full(extra, np.inf)])
-    result = milp(
-        objective,
-        integrality=integrality,
-        bounds=Bounds(0.0, top),
-        constraints=constraints,
-        options={"mip_rel_gap": gap, "node_limit": MOST_NODES if nodes is None else nodes},
-    )
+    with without_stray_lines():
+        result = milp(
+            objective,
+            integrality=integrality,
+            bounds=Bounds(0.0, top),
+            constraints=constraints,
+            options={"mip_rel_gap": gap, "node_limit": MOST_NODES if nodes is None else nodes},
+        )
     return None if result.x is None else np.asarray(result.x)
 
 
