@@ -238,8 +238,6 @@ def quality_threshold(
     records: Sequence[Record],
     measure: Callable[[Record], float],
     target: Target | None,
-    original: float,
-    guard: float = 0.2,
 ) -> float:
     """The largest proxy loss at which the user's metric still keeps its limit, found by bisection.
 
@@ -249,21 +247,17 @@ def quality_threshold(
         records: Evaluated candidates.
         measure: The metric of a stitched candidate on the selection split.
         target: The limit on quality; without one the loss is not limited.
-        original: The original's metric.
-        guard: Share of the allowed loss of quality that is held back, because the selection split
-            is a sample.
 
     Returns:
         A loss in the proxy's unit; infinite without a limit, 0 if no candidate keeps it.
     """
     if target is None:
         return float("inf")
-    bound = target.bound + guard * (original - target.bound)
     ordered = sorted(records, key=lambda record: record.loss)
     low, high = -1, len(ordered)
     while high - low > 1:
         middle = (low + high) // 2
         quality = measure(ordered[middle])
-        kept = quality >= bound if target.at_least else quality <= bound
+        kept = target.is_met(Measured(quality, 0.0, 0.0))
         low, high = (middle, high) if kept else (low, middle)
     return ordered[low].loss if low >= 0 else 0.0

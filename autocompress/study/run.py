@@ -15,6 +15,7 @@ from autocompress.search.catalogue import make_sampler
 from autocompress.search.problem import LOSS, Problem
 from autocompress.search.sampler import Sampler
 from autocompress.search.solver import solve
+from autocompress.search.sweep import SweepSampler
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
 from autocompress.study.config import Study
@@ -27,6 +28,8 @@ from autocompress.study.ship import Outcome, ship
 from autocompress.study.status import JOURNAL, begin, finish
 from autocompress.study.storage import Record, StudyStorage, lock
 from autocompress.study.targets import Measured, search_limits, targets_of
+
+SWEPT = 24  # budgets tried to learn how much loss the metric bears
 
 
 def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
@@ -101,21 +104,36 @@ def make_problem(prepared: Prepared) -> Problem:
 
 
 def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> list[Record]:
-    """The records worth confirming, best first: within the limits by what is minimised, else
-    closest.
+    """The records worth confirming.
+
+    Those that keep the limits come first, by what is minimised, the others by how far they miss.
+    Where size or latency is made small, the limit on the loss is an estimate, so that the finalists
+    also come from stricter ones: the best record under the limit, under half of it, and so on.
     """
 
-    def key(record: Record) -> tuple[float, ...]:
+    def missed(record: Record) -> float:
         indices = prepared.space.indices(Candidate.from_dict(record.choices))
-        missed = problem.violation(indices, record.loss)
-        costs = (record.loss, record.latency_ms, record.size_bytes)
-        return (missed, record.value(problem.minimise), *costs)
+        return problem.violation(indices)
 
+    def key(record: Record) -> tuple[float, ...]:
+        costs = (record.loss, record.latency_ms, record.size_bytes)
+        return (excesses[record.id], record.value(problem.minimise), *costs)
+
+    excesses = {record.id: missed(record) for record in records}
+    ordered = sorted(records, key=lambda record: (*key(record), record.id))
+    count = prepared.study.objective.finalists
     chosen: dict[float, Record] = {}
-    for record in sorted(records, key=lambda record: (*key(record), record.id)):
+    if problem.minimise != LOSS:
+        most = problem.limits.get(LOSS, max(record.loss for record in records))
+        for step in range(count):
+            best = next((r for r in ordered if r.loss <= most * (1 + 1e-9) / 2**step), None)
+            if best is not None:
+                chosen.setdefault(best.loss, best)
+        return list(chosen.values()) or sorted(records, key=lambda record: record.loss)[:count]
+    for record in ordered:
         # Equal losses mean that the difference never reaches the output: one of them is enough.
         chosen.setdefault(record.loss, record)
-        if len(chosen) == prepared.study.objective.finalists:
+        if len(chosen) == count:
             break
     return list(chosen.values())
 
@@ -127,18 +145,20 @@ def _search(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[Histor
     problem = make_problem(prepared)
     _note_infeasible(problem, log)
     if objective.minimise == "quality":
-        return _run(prepared, problem, storage, settings.evaluations, 0, log), problem
-    first = max(1, settings.evaluations // 2)
-    spread = _spread(prepared, problem)
-    history = _run(prepared, spread, storage, first, 0, log)
+        sampler = _sampler(prepared, problem)
+        return _run(prepared, problem, sampler, storage, settings.evaluations, log), problem
+    name = {"size": "size_bytes", "latency": "latency_ms"}[objective.minimise]
+    count = max(1, min(SWEPT, settings.evaluations // 2))
+    sweep = SweepSampler(problem, name, problem.losses["swap"], count)
+    history = _run(prepared, problem, sweep, storage, count, log)
     limit = _loss_limit(prepared, [step.record for step in history.steps])
     log.note(f"the metric bears a proxy loss of {limit:.5f}")
-    name = {"size": "size_bytes", "latency": "latency_ms"}[objective.minimise]
     # A limit that equals the best known point leaves nothing to search; the mildest option is
     # free.
     limits = {**problem.limits, LOSS: max(limit, 1e-9)} if np.isfinite(limit) else problem.limits
     aimed = replace(problem, minimise=name, limits=limits)
-    more = _run(prepared, aimed, storage, settings.evaluations - first, 1, log)
+    left = settings.evaluations - len(history.steps)
+    more = _run(prepared, aimed, _sampler(prepared, aimed), storage, left, log)
     steps = [*history.steps, *more.steps]
     for number, step in enumerate(steps, 1):
         step.evaluation = number
@@ -147,18 +167,19 @@ def _search(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[Histor
     ), aimed
 
 
+def _sampler(prepared: Prepared, problem: Problem) -> Sampler:
+    settings = prepared.study.settings
+    return make_sampler(settings.sampler, problem, np.random.default_rng([settings.seed, 3]))
+
+
 def _run(
     prepared: Prepared,
     problem: Problem,
+    sampler: Sampler,
     storage: StudyStorage,
     evaluations: int,
-    part: int,
     log: Log,
 ) -> History:
-    settings = prepared.study.settings
-    sampler: Sampler = make_sampler(
-        settings.sampler, problem, np.random.default_rng([settings.seed, 3, part])
-    )
     return search(
         problem,
         prepared.space,
@@ -168,20 +189,6 @@ def _run(
         max(1, evaluations),
         log,
         _clock(prepared.study.max_seconds, log),
-    )
-
-
-def _spread(prepared: Prepared, problem: Problem) -> Problem:
-    """A problem whose limit lies where the front bends, so that seeds lie on both sides of it."""
-    name = "latency_ms" if prepared.study.objective.minimise == "latency" else "size_bytes"
-    if name in problem.limits and prepared.study.objective.minimise == "latency":
-        return problem
-    resource = problem.resources[name]
-    least = resource.constant + sum(float(values.min()) for values in resource.units)
-    most = resource.constant + sum(float(values[0]) for values in resource.units)
-    middle = float(np.sqrt(max(least, 1e-12) * max(most, 1e-12)))
-    return replace(
-        problem, limits={**problem.limits, name: min(middle, problem.limits.get(name, middle))}
     )
 
 
@@ -196,7 +203,7 @@ def _loss_limit(prepared: Prepared, records: Sequence[Record]) -> float:
         choices = dict(Candidate.from_dict(record.choices).choices)
         return study.task.evaluate(prepared.stitcher.stitch(choices), "selection")
 
-    return quality_threshold(records, measure, target[0] if target else None, quality)
+    return quality_threshold(records, measure, target[0] if target else None)
 
 
 def _note_infeasible(problem: Problem, log: Log) -> None:

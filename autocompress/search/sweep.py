@@ -1,0 +1,49 @@
+"""Solutions of the priced problem over the whole range of one cost: a first front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from autocompress.search.lagrange import solve_nearly, sweep
+from autocompress.search.problem import LOSS, Candidate, Problem, Tables
+from autocompress.search.sampler import Trial
+
+
+class SweepSampler:
+    """Proposes the additive optimum under budgets spaced evenly in the logarithm, dearest first.
+
+    Args:
+        problem: Costs and limits; all of its limits hold, too.
+        name: The cost that is swept, such as `size_bytes`.
+        loss: Additive table `(options,)` per unit.
+        count: Number of budgets; fewer candidates come where neighbours coincide.
+    """
+
+    def __init__(self, problem: Problem, name: str, loss: Tables, count: int) -> None:
+        limits = {key: value for key, value in problem.limits.items() if key != LOSS}
+        rows = sweep(problem, loss, sorted({*limits, name}))
+        costs = problem.costs(name, rows)
+        found: dict[Candidate, None] = {}
+        for budget in np.geomspace(costs.max(), costs.min(), count):
+            most = min(float(budget) * (1 + 1e-9), limits.get(name, np.inf))
+            candidate = solve_nearly(problem, loss, {**limits, name: most}, rows)
+            if candidate is not None:
+                found[candidate] = None
+        self.origin: dict[Candidate, str] = dict.fromkeys(found, "sweep")
+        self._left = list(found)
+
+    def ask(self, n: int) -> list[Candidate]:
+        """The next `n` candidates."""
+        asked, self._left = self._left[:n], self._left[n:]
+        return asked
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Nothing is learnt."""
+        del trials
+
+    def attributes(self, candidate: Candidate) -> Mapping[str, object]:
+        """Nothing needs to be kept."""
+        del candidate
+        return {}
