@@ -62,12 +62,12 @@ def search(
         storage: Where every evaluation is recorded before the next begins.
         evaluations: Candidates to tell the sampler, recalled ones included.
         listener: Hears of every candidate.
-        out_of_time: Asked before every batch.
+        out_of_time: Asked before every batch but the first, so that something can be confirmed.
     """
     history = History()
     started = time.perf_counter()
     best = float("inf")
-    while len(history.steps) < evaluations and not out_of_time():
+    while len(history.steps) < evaluations and not (history.steps and out_of_time()):
         asked = sampler.ask(min(BATCH, evaluations - len(history.steps)))
         if not asked:
             break

@@ -18,14 +18,14 @@ from autocompress.compression.bank import Bank, fingerprint, recipe
 from autocompress.compression.moments import Statistics, collect
 from autocompress.compression.stitch import Stitcher
 from autocompress.compression.treated import Treated
-from autocompress.errors import DataError
+from autocompress.errors import DataError, TaskError
 from autocompress.hardware.cost_model import LatencyPrices
 from autocompress.hardware.device import reject
 from autocompress.hardware.fit import Fit
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs
-from autocompress.model.trace import trace
+from autocompress.model.trace import run, trace
 from autocompress.objective.quality import Measurement, Proxy
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space, build_space
@@ -145,7 +145,7 @@ def trace_model(study: Study) -> Model:
 
     Raises:
         TaskError: If the model or its output is not usable.
-        DataError: If there are too few calibration inputs.
+        DataError: If there are too few calibration inputs, or the model does not take them.
     """
     dense = study.task.model()
     example_inputs = study.task.example_inputs()
@@ -156,6 +156,10 @@ def trace_model(study: Study) -> Model:
             f" {FEWEST} are needed, 500 or more are better"
         )
     layers = trace(dense, example_inputs)
+    try:
+        run(dense, tuple(tensor[:1] for tensor in calibration))
+    except TaskError as error:
+        raise DataError(f"{study.task.origin}: calibration(): {error}") from error
     return Model(dense, layers, example_inputs, calibration, fingerprint(dense, calibration))
 
 
