@@ -58,6 +58,7 @@ class Outcome:
         entry: The run.
         kl: Best KL within the limit after `entry.evaluations`; infinite when none was within it.
         kl_after: The same after other numbers of evaluations.
+        better: Every evaluation that was better than all before, with its KL.
         candidate: The one with that KL; None when there is none.
         evaluations: Distinct candidates it proposed.
         within: How many of these kept the limit.
@@ -67,6 +68,7 @@ class Outcome:
     entry: Entry
     kl: float
     kl_after: dict[int, float]
+    better: tuple[tuple[int, float], ...]
     candidate: Candidate | None
     evaluations: int
     within: int
@@ -127,7 +129,7 @@ def run(entry: Entry, judge: Judge) -> Outcome:
     if not entry.sampler:
         candidate = solve(problem, problem.losses[entry.tables[0]])
         loss = judge(candidate)
-        return Outcome(entry, loss, {1: loss}, candidate, 1, 1, 0.0)
+        return Outcome(entry, loss, {1: loss}, ((1, loss),), candidate, 1, 1, 0.0)
     ours = entry.sampler == DEFAULT
     sampler = make_sampler(entry.sampler, problem, np.random.default_rng([entry.seed, 3]))
     total = entry.evaluations + entry.more
@@ -160,4 +162,7 @@ def run(entry: Entry, judge: Judge) -> Outcome:
     done = len(best_after)
     wanted = {count for count in CHECKPOINTS if count <= done} | {entry.evaluations, done}
     curve = {count: best_after[min(count, done) - 1] for count in sorted(wanted)}
-    return Outcome(entry, counted[0], curve, counted[1], done, within, 1000 * spent / max(done, 1))
+    steps = enumerate(zip([math.inf, *best_after], best_after, strict=False), 1)
+    better = tuple((number, now) for number, (before, now) in steps if now < before)
+    ask_tell_ms = 1000 * spent / max(done, 1)
+    return Outcome(entry, counted[0], curve, better, counted[1], done, within, ask_tell_ms)

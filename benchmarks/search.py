@@ -48,7 +48,8 @@ from autocompress.study.prepare import Prepared, look, prepare
 
 PACKAGES = ("autocompress", "numpy", "optuna", "scipy", "torch")
 TABLES = ("adjoint", "swap")
-SHOWN = (10, 25, 50, 100, 250, 1000)
+SHOWN = (10, 50, 100, 1000)
+NEAR = 1.01  # times the best known counts as having found it
 _judge: list[Judge] = []  # what a forked worker inherits
 
 
@@ -123,6 +124,7 @@ def row(prepared: Prepared, outcome: Outcome, best: tuple[float, int]) -> dict[s
         "seed": entry.seed,
         "kl": _finite(outcome.kl),
         "kl_after": {count: _finite(kl) for count, kl in outcome.kl_after.items()},
+        "near_best_after": next((n for n, kl in outcome.better if kl <= NEAR * best[0]), None),
         "over_best_known": _finite(outcome.kl / best[0]),
         "best_known": _finite(best[0]),
         "known_within_limit": best[1],
@@ -177,9 +179,9 @@ def show(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
     table = Table(title=title + (f"; medians of {seeds} seeds" if seeds > 1 else ""))
     table.add_column("size", no_wrap=True)
     table.add_column("sampler", no_wrap=True)
-    heads = ("evaluations", "within", "price passes", *(f"after {n}" for n in SHOWN))
-    for head in (*heads, "KL", "over ours", "over best known", "ask+tell ms"):
-        table.add_column(head, justify="right")
+    heads = ("evaluations", "within limit", "price passes", *(f"KL after {n}" for n in SHOWN))
+    for head in (*heads, "KL", "over ours", "over best", "near best after", "ask+tell ms"):
+        table.add_column(head, justify="right", no_wrap=head == "KL")
     for budget in dict.fromkeys(line["budget"] for line in rows):
         ours = _median(_lines(rows, budget, "ours"), lambda line: line["kl"])
         names = dict.fromkeys(line["entry"] for line in rows)
@@ -198,10 +200,11 @@ def show(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
                 _range([line["kl"] for line in lines]),
                 f"{kl / ours:.3f}",
                 f"{kl / lines[0]['best_known']:.3f}",
+                _count(_median(lines, lambda line: line["near_best_after"])),
                 f"{_median(lines, lambda line: line['ask_tell_ms']):.1f}",
             )
         table.add_section()
-    Console(width=170).print(table)
+    Console(width=150).print(table)
     for budget in dict.fromkeys(line["budget"] for line in rows):
         line = _lines(rows, budget, "ours")[0]
         print(
@@ -213,6 +216,10 @@ def show(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
 def _place(name: str) -> int:
     order = ("ours", "ours, adjoint only", "solver, swap", "solver, adjoint", *RIVALS)
     return order.index(name)
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}" if math.isfinite(value) else "never"
 
 
 def _milli(value: float) -> str:
