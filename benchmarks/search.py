@@ -179,8 +179,8 @@ def show(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
     table = Table(title=title + (f"; medians of {seeds} seeds" if seeds > 1 else ""))
     table.add_column("size", no_wrap=True)
     table.add_column("sampler", no_wrap=True)
-    heads = ("evaluations", "within limit", "price passes", *(f"KL after {n}" for n in SHOWN))
-    for head in (*heads, "KL", "over ours", "over best", "near best after", "ask+tell ms"):
+    heads = ("trials", "within limit", "price passes", *(f"KL after {n}" for n in SHOWN))
+    for head in (*heads, "KL", "over ours", "over best", "near best after", "ms a trial"):
         table.add_column(head, justify="right", no_wrap=head == "KL")
     for budget in dict.fromkeys(line["budget"] for line in rows):
         ours = _median(_lines(rows, budget, "ours"), lambda line: line["kl"])
@@ -198,8 +198,8 @@ def show(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
                 str(lines[0]["price_passes"]),
                 *("" if value is None else _milli(value) for value in after),
                 _range([line["kl"] for line in lines]),
-                f"{kl / ours:.3f}",
-                f"{kl / lines[0]['best_known']:.3f}",
+                f"{kl / ours:.2f}",
+                f"{kl / lines[0]['best_known']:.2f}",
                 _count(_median(lines, lambda line: line["near_best_after"])),
                 f"{_median(lines, lambda line: line['ask_tell_ms']):.1f}",
             )
