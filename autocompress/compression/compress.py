@@ -39,14 +39,34 @@ def compress_layer(
     moment = damped(statistics.second_moment)
     whole = float(((weight @ moment) * weight).sum().clamp_min(1e-30))
     ordered = sorted(options, key=lambda option: (option.method, option.rank, option))
-    for (method, _), group in groupby(ordered, key=lambda option: (option.method, option.rank)):
-        same = list(group)
-        make = _nearest if method == "nearest" else _obs
-        stored = make(weight, moment, layer, same)
-        for option, tensors in stored:
-            treated = finish(layer, module, statistics, option, tensors)
-            change = treated.matrix().double() - weight
-            yield option, treated, float(((change @ moment) * change).sum()) / whole
+    for method, of_method in groupby(ordered, key=lambda option: option.method):
+        same = list(of_method)
+        metric = moment if method == "obs" else torch.eye(len(moment), dtype=moment.dtype)
+        factors = _factors(weight, metric, layer, same)
+        for share, of_rank in groupby(same, key=lambda option: option.rank):
+            menu = list(of_rank)
+            if method == "obs":
+                stored = _obs(weight, factors[share], moment, menu)
+            else:
+                stored = _nearest(factors[share], menu)
+            for option, tensors in stored:
+                treated = finish(layer, module, statistics, option, tensors)
+                change = treated.matrix().double() - weight
+                yield option, treated, float(((change @ moment) * change).sum()) / whole
+
+
+def _factors(
+    weight: Tensor, metric: Tensor, layer: Layer, options: list[Option]
+) -> dict[float, tuple[Tensor, ...]]:
+    """Share of the rank to the weight itself or its two factors, all from one decomposition."""
+    factors: dict[float, tuple[Tensor, ...]] = {1.0: (weight,)}
+    shares = {option.rank for option in options if option.is_factored}
+    if shares:
+        first, second = whitened_svd(weight, metric, layer.full_rank)
+        for share in shares:
+            rank = layer.rank(share)
+            factors[share] = (first[:rank], second[:, :rank])
+    return factors
 
 
 def finish(
@@ -89,22 +109,20 @@ def _grids(
 
 
 def _obs(
-    weight: Tensor, moment: Tensor, layer: Layer, options: list[Option]
+    weight: Tensor, factors: tuple[Tensor, ...], moment: Tensor, options: list[Option]
 ) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
     """Options of one rank; those that differ in activations only share the work."""
-    first = weight
-    if options[0].is_factored:
-        first, _ = whitened_svd(weight, moment, layer.rank(options[0].rank))
+    first, is_factored = factors[0], len(factors) > 1
     sparsities = {option.sparsity for option in options}
     pruned = prune(first, moment, sparsities)
     # Where the second factor is cut does not depend on how the first one is rounded.
-    masks = _second_masks(weight, first, moment, sparsities) if options[0].is_factored else {}
+    masks = _second_masks(weight, first, moment, sparsities) if is_factored else {}
     for sparsity, group in groupby(sorted(options, key=_sparsity), key=_sparsity):
         same = list(group)
         rounded = round_with_feedback(pruned[sparsity], [option.bits for option in same], moment)
         tensors = {
             bits: (stored, _second(weight, stored, moment, masks[sparsity]))
-            if masks
+            if is_factored
             else (stored,)
             for bits, stored in rounded.items()
         }
@@ -127,23 +145,16 @@ def _second(weight: Tensor, first: StoredTensor, moment: Tensor, mask: Tensor) -
 
 
 def _nearest(
-    weight: Tensor, moment: Tensor, layer: Layer, options: list[Option]
+    factors: tuple[Tensor, ...], options: list[Option]
 ) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
-    """Options of one rank by plain SVD, magnitude and rounding to nearest."""
-    factors: tuple[Tensor, ...] = (weight,)
-    if options[0].is_factored:
-        plain = torch.eye(len(moment), dtype=moment.dtype)
-        factors = whitened_svd(weight, plain, layer.rank(options[0].rank))
+    """The baseline for options of one rank: magnitude and rounding to nearest, no compensation."""
     for option in options:
+        pruned = [prune_magnitude(factor, option.sparsity) for factor in factors]
         yield (
             option,
             tuple(
-                round_to_nearest(
-                    prune_magnitude(factor, option.sparsity),
-                    option.bits,
-                    torch.ones(factor.shape[1]),
-                )
-                for factor in factors
+                round_to_nearest(factor, option.bits, torch.ones(factor.shape[1]))
+                for factor in pruned
             ),
         )
 

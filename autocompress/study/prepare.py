@@ -190,6 +190,7 @@ def made_from(study: Study, model: Model, space: Space) -> dict[str, str]:
     return {
         "model or calibration data": model.content[:16],
         "search space": hashlib.sha256(menus.encode()).hexdigest()[:16],
+        "version of the compression code": recipe()[:16],
         "device": study.device.name,
         "storage format": study.settings.storage,
         "proxy": study.objective.proxy,

@@ -107,7 +107,7 @@ def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> l
     """The records worth confirming.
 
     Those that keep the limits come first, by what is minimised, the others by how far they miss.
-    Where size or latency is made small, the limit on the loss is an estimate, so that the finalists
+    Where size or latency is made small, the limit on the loss is an estimate, so the finalists
     also come from stricter ones: the best record under the limit, under half of it, and so on.
     """
 

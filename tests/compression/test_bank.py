@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,7 +151,11 @@ def test_the_fingerprint_sees_weights_buffers_and_inputs() -> None:
     prints.add(fingerprint(made(), (x.double(),)))
     prints.add(fingerprint(made(), (x, x)))
     prints.add(fingerprint(made(), (x.T,)))
-    assert len(prints) == 8
+    # The same bytes in another shape, of another type, under another name.
+    prints.add(fingerprint(made(), (x.reshape(3, 2),)))
+    prints.add(fingerprint(made(), (x.view(torch.int32),)))
+    prints.add(fingerprint(nn.Sequential(OrderedDict(zip("ab", made(), strict=True))), (x,)))
+    assert len(prints) == 11
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.compress import compress_layer
+from autocompress.compression.factorize import refit_second
 from autocompress.compression.moments import Statistics, collect, damped, fit_grid
-from autocompress.compression.quantize import largest_code
+from autocompress.compression.quantize import largest_code, round_with_feedback
+from autocompress.compression.sparsify import fit_within
 from autocompress.compression.treated import Treated
 from autocompress.model.layer import Layer
 from autocompress.model.trace import trace
@@ -131,6 +133,27 @@ def test_int8_activations_change_neither_weights_nor_error(
     )
     assert error == same
     assert torch.equal(plain.matrix(), integer.matrix())
+
+
+@pytest.mark.parametrize("option", [Option(32, 0, 0.5), Option(4, 0, 0.5), Option(3, 0.5, 0.5)])
+def test_the_second_factor_makes_up_for_the_first_as_stored(
+    traced: tuple[Net, dict[str, Layer], dict[str, Statistics]], option: Option
+) -> None:
+    model, layers, statistics = traced
+    _, treated, _ = next(compress_layer(layers["conv"], model.conv, statistics["conv"], [option]))
+    weight = model.conv.weight.detach().flatten(1).double()
+    first, second = treated.weights
+    best, middle = refit_second(
+        weight, first.dense().double(), damped(statistics["conv"].second_moment)
+    )
+    if option.sparsity:
+        best = fit_within(best, middle, second.codes != 0)
+    wanted = round_with_feedback(best, [option.bits], middle)[option.bits]
+    if option.bits == 32:
+        torch.testing.assert_close(second.codes, wanted.codes, rtol=1e-4, atol=1e-5)
+    else:
+        # Rounding may have made zeros of survivors, and so changed what is fitted.
+        assert float((second.codes == wanted.codes).float().mean()) > 0.9
 
 
 def test_an_option_does_not_depend_on_the_others(

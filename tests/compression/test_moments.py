@@ -103,9 +103,11 @@ class Shared(nn.Module):
 def test_layers_that_read_one_tensor_share_the_grid_of_its_source() -> None:
     torch.manual_seed(0)
     model = Shared().eval()
-    x = torch.randn(20, 1, 8, 8)
+    x = torch.randn(60, 1, 8, 8) ** 7  # rare large values, which a grid had better clip
     found = collect(model, trace(model, (x[:1],)), (x,))
     grid = found["conv"].output_grid
+    # The pooled values alone would have had another one.
+    assert fit_grid(nn.functional.max_pool2d(model.conv(x).relu(), 2).detach()) != grid
     assert grid.zero_point == 0  # after the ReLU nothing is negative
     assert found["left"].input_grid == found["right"].input_grid == grid
     assert 0 < found["left"].output_grid.zero_point < 255

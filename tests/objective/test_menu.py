@@ -85,6 +85,7 @@ def test_those_kept_are_spread_over_the_sizes() -> None:
     found = [options[number][1] for number in chosen(options, 7)]
     kept = np.log(np.sort(found)[:-1])
     assert kept[0] == pytest.approx(np.log(10))
+    assert kept[-1] == pytest.approx(np.log(1000))
     # Six places on 40 equal steps: none further apart than half of the range.
     assert np.diff(kept).max() < 0.51 * np.log(100)
 
@@ -95,6 +96,10 @@ def test_a_faster_option_is_on_the_curve_of_the_fast() -> None:
     fast = [(1.5 / size, size * 1.01, 1.0) for size in (10, 80)]
     found = chosen([(0.0, 100, 3.0), *slow, *fast], 24)
     assert found == [0, 1, 2, 3, 4, 5, 6]
+    # So they stay before slow ones that lie above the curve of the slow, if less far.
+    above = [(1.2 / size, size, 2.0) for size in (15, 30, 60)]
+    assert chosen([(0.0, 100, 3.0), *slow, *fast, *above], 24) == list(range(10))
+    assert chosen([(0.0, 100, 3.0), *slow, *fast, *above], 7) == list(range(7))
 
 
 def test_nothing_beats_what_stays_when_all_may() -> None:

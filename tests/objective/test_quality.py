@@ -94,6 +94,16 @@ def test_outputs_that_are_not_finite_are_the_worst(kind: str, bad: float) -> Non
     assert np.isfinite(found.spread)
 
 
+def test_a_loss_is_never_below_zero_nor_beyond_the_worst() -> None:
+    far = [[1e9, 0.0, 0.0]] * 3
+    assert Proxy(Fixed(LOGITS), ROWS, "mse")(Fixed(far)).value == WORST
+    table = torch.randn(500, 10, generator=torch.Generator().manual_seed(0))
+    rows = (torch.arange(500),)
+    # Equal but for the last digits, where the sum may come out below zero.
+    nearly = Fixed((table + 3e-8 * table.sign()).tolist())
+    assert float(Proxy(Fixed(table.tolist()), rows)(nearly).samples.min()) >= 0
+
+
 def test_an_original_that_is_not_finite_is_refused() -> None:
     with pytest.raises(TaskError, match="original gives NaN or infinite outputs"):
         Proxy(Fixed([[0.0, float("nan")]]), (torch.arange(1),))
