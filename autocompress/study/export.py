@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autocompress.errors import ConfigError, InfeasibleError, StorageError
+from autocompress.files import read_json
 from autocompress.objective.budget import parse_budget
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
@@ -86,8 +87,8 @@ def _choose(
     if budget:
         return _within(prepared, records, budget)
     if candidate is None:
-        from autocompress.files import read_json
-
+        if not (run / "plan.json").is_file():
+            raise ConfigError(f"{run}: has no best candidate yet; name one with --candidate")
         candidate = str(read_json(run / "plan.json")["candidate"])
     if candidate not in by_id:
         raise ConfigError(

@@ -135,3 +135,38 @@ def test_metric_that_is_to_be_small(
     assert quality["limit"] == pytest.approx(result["original"]["quality"] + 5)
     assert quality["met"] == (result["best"]["quality"] <= quality["limit"])
     assert "≤" in out
+
+
+def test_nothing_worse_than_the_original_is_delivered(
+    cli: Cli, make_study: Any, tmp_path: Path
+) -> None:
+    """int8 kernels cost this small network more than they save, and nothing else is offered."""
+    study = make_study(budget={"size": "50%"}, evaluations=4)
+    (study / "space.toml").write_text('schema = 1\nbits = [8]\nactivations = ["int8"]\n')
+    (study / "objective.toml").write_text("schema = 1\nfinalists = 1\n")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.onnx").write_text("of an earlier run")
+    code, out, err = cli("run", study, "--out", folder)
+    assert code == 3, err
+    result = result_of(folder)
+    assert (result["best"]["candidate"], result["budget_met"]) == ("original", False)
+    assert result["best"]["size_bytes"] == result["original"]["size_bytes"]
+    assert "model.onnx" not in result["files"]
+    assert not list(folder.glob("model.*"))
+    (row,) = json.loads((folder / "details.json").read_text())["finalists"]
+    assert "slower than the original" in row["reason"]
+    assert "larger or slower than the original, which therefore stays" in out
+    code, _, err = cli("export", folder, "-o", tmp_path / "x.onnx")
+    assert code == 2
+    assert "--candidate" in err
+    assert cli("show", folder)[0] == 0
+
+
+@pytest.mark.slow
+def test_profile_says_how_good_the_cost_model_is(cli: Cli, make_study: Any) -> None:
+    code, out, err = cli("profile", "onnxruntime-cpu", "--study", make_study())
+    assert code == 0, err
+    assert "onnxruntime-cpu" in out
+    assert Path(out.rpartition("table: ")[2].strip()).is_file()
+    assert cli("profile", "onnxruntime-cpu")[0] == 0
