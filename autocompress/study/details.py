@@ -1,0 +1,169 @@
+"""`details.json`: what the report shows beside the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from autocompress.search_space.option import Option
+from autocompress.study.confirm import Confirmation
+from autocompress.study.events import Log
+from autocompress.study.finalist import Finalist, Verdict
+from autocompress.study.loop import History
+from autocompress.study.prepare import Prepared
+from autocompress.study.result import anchor, costs, probes, versions
+from autocompress.study.targets import Measured
+
+
+def details(
+    prepared: Prepared,
+    history: History,
+    confirmation: Confirmation,
+    result: Mapping[str, Any],
+    log: Log,
+) -> dict[str, Any]:
+    """`details.json`: what the report shows beside the result."""
+    winner = confirmation.winner
+    measured = result["best"]["measured"]
+    return {
+        "layers": layer_rows(prepared, winner.finalist if winner else None),
+        "budget": [
+            {
+                "name": name,
+                "text": row["text"],
+                "limit": row["limit"],
+                "unit": row["unit"],
+                "direction": "at least"
+                if name == "quality" and prepared.study.higher_is_better
+                else "at most",
+                "measured": measured[
+                    {"quality": "quality", "size": "size_bytes", "latency": "latency_ms"}[name]
+                ],
+                "predicted": result["best"]["predicted"].get(
+                    {"size": "size_bytes", "latency": "latency_ms"}.get(name)
+                ),
+                "met": row["met"],
+                "binding": result["binding"] == name,
+            }
+            for name, row in result["budget"].items()
+        ],
+        "finalists": [
+            _finalist_row(prepared, verdict, winner, confirmation.original)
+            for verdict in confirmation.verdicts
+        ],
+        "history": _history_rows(history),
+        "audit": {
+            "proxy": [asdict(probe) for probe in probes(confirmation)],
+            "latency": {
+                **{key: value for key, value in asdict(prepared.fit).items() if key != "points"},
+                "points": [
+                    {
+                        "predicted_ms": p.predicted_ms,
+                        "measured_ms": p.measured_ms,
+                        "held_out": p.held_out,
+                    }
+                    for p in prepared.fit.points
+                ],
+            },
+        },
+        "notes": log.notes,
+        "provenance": {
+            "metric": prepared.study.settings.metric,
+            "seed": str(prepared.study.settings.seed),
+            "sampler": prepared.study.settings.sampler,
+            "search space": prepared.study.space_file,
+            "content": prepared.model.content[:16],
+            **{f"version of {name}": number for name, number in versions().items()},
+            **{f"device {key}": str(value) for key, value in result["device"].items()},
+            **{f"seconds of {name}": f"{value:.1f}" for name, value in log.seconds.items()},
+        },
+    }
+
+
+def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, Any]]:
+    """One row a layer: what was chosen, bytes and milliseconds before and after."""
+    units = list(prepared.space.units)
+    choices = dict(finalist.candidate.choices) if finalist else {}
+    rows = []
+    for layer in prepared.model.layers:
+        option = choices.get(layer.name, Option())
+        row: dict[str, Any] = {
+            "name": layer.name,
+            "kind": layer.kind,
+            "weight_shape": list(layer.weight_shape),
+            "parameters": layer.parameters,
+            "macs": layer.macs,
+            "treated": layer.name in units,
+            "reason": layer.reason
+            or ("" if layer.name in units else "excluded by the search space"),
+            "option": option.id,
+            "bits": option.bits,
+            "sparsity": option.sparsity,
+            "rank": option.rank,
+            "activations": option.activations,
+            "bytes_before": 4 * layer.parameters,
+            "bytes_after": 4 * layer.parameters,
+            "latency_before_ms": None,
+            "latency_after_ms": None,
+            "local_error": None,
+            "loss_alone": None,
+        }
+        if layer.name in units:
+            at = units.index(layer.name)
+            index = prepared.space.units[layer.name].index(option)
+            stored = prepared.prices.size.units[at]
+            row |= {
+                "bytes_before": float(stored[prepared.space.units[layer.name].index(Option())]),
+                "bytes_after": float(stored[index]),
+                "latency_before_ms": prepared.latency.unit(layer.name, Option()),
+                "latency_after_ms": prepared.latency.unit(layer.name, option),
+                "local_error": 0.0
+                if option.is_identity
+                else prepared.bank[layer.name, option].error,
+                "loss_alone": float(prepared.prices.losses["swap"][at][index]),
+            }
+        rows.append(row)
+    return rows
+
+
+def _history_rows(history: History) -> list[dict[str, Any]]:
+    rows = []
+    for step in history.steps:
+        rows.append(
+            {
+                "evaluation": step.evaluation,
+                "origin": step.record.origin,
+                "loss": step.record.loss,
+                "size_bytes": step.record.size_bytes,
+                "latency_ms": step.record.latency_ms,
+                "feasible": step.feasible,
+                "best_loss": step.best_loss if np.isfinite(step.best_loss) else None,
+                "seconds": round(step.seconds, 3),
+            }
+        )
+    return rows
+
+
+def _finalist_row(
+    prepared: Prepared, verdict: Verdict, winner: Verdict | None, original: Measured
+) -> dict[str, Any]:
+    record, measured = verdict.record, verdict.measured
+    return {
+        "candidate": record.id,
+        "predicted": {
+            "loss": record.loss,
+            "size_bytes": record.size_bytes,
+            "latency_ms": record.latency_ms * anchor(prepared, original),
+        },
+        "measured": {
+            **costs(measured),
+            "latency_low_ms": verdict.latency_low * original.latency_ms,
+            "latency_high_ms": verdict.latency_high * original.latency_ms,
+        },
+        "met": verdict.met,
+        "chosen": winner is not None and record.id == winner.record.id,
+        "reason": verdict.reason or "chosen",
+    }

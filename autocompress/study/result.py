@@ -1,0 +1,175 @@
+"""`result.json`, the contract for scripts: what was asked, what was measured, what binds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autocompress.hardware.device import machine_fingerprint
+from autocompress.objective.audit import audit_proxy
+from autocompress.search.problem import LOSS, Problem
+from autocompress.study.confirm import Confirmation, Probe, Test
+from autocompress.study.events import Log
+from autocompress.study.finalist import Verdict
+from autocompress.study.prepare import Prepared
+from autocompress.study.storage import Record
+from autocompress.study.targets import Measured, Target
+
+SCHEMA = 1
+PACKAGES = ("autocompress", "torch", "onnxruntime", "onnx", "optuna", "numpy", "scipy")
+TIGHT = 0.97  # share of a limit from which it counts as binding
+
+
+def describe(
+    prepared: Prepared,
+    problem: Problem,
+    records: Sequence[Record],
+    confirmation: Confirmation,
+    tested: Test | None,
+    folder: Path,
+    log: Log,
+) -> dict[str, Any]:
+    """`result.json`: the contract for scripts."""
+    study, base, winner = prepared.study, confirmation.original, confirmation.winner
+    final = base if winner is None else winner.measured
+    original = base
+    if tested is not None:
+        final = Measured(tested.winner, final.size_bytes, final.latency_ms)
+        original = Measured(tested.original, base.size_bytes, base.latency_ms)
+    targets = [
+        _against(target, study.budget, original, study.higher_is_better)
+        for target in confirmation.targets
+    ]
+    missed = {t.name: t.excess(final, original) for t in targets if not t.is_met(final)}
+    predicted = _predicted(prepared, winner, base)
+    best = {
+        "candidate": winner.record.id if winner else "original",
+        "choices": dict(winner.record.choices) if winner else {},
+        **costs(final),
+        "predicted": predicted,
+        "measured": costs(final)
+        | {"selection_quality": winner.measured.quality if winner else base.quality}
+        | ({"latency_ratio": [winner.latency_low, winner.latency_high]} if winner else {}),
+    }
+    audited = probes(confirmation)
+    audit = audit_proxy(
+        [probe.loss for probe in audited],
+        [probe.quality for probe in audited],
+        study.higher_is_better,
+    )
+    names = ("model.acz", "model.onnx", "plan.json") if winner else ()
+    files = (
+        *names,
+        "front.csv",
+        "trials.parquet",
+        "details.json",
+        "log.jsonl",
+        "study.journal",
+        "report.html",
+    )
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "seed": study.settings.seed,
+        "versions": versions(),
+        "device": {"name": study.device.name, **machine_fingerprint(study.device)},
+        "metric": {
+            "name": study.settings.metric,
+            "direction": study.settings.metric_direction,
+            "unit": study.settings.metric_unit,
+        },
+        "budget": {
+            t.name: {"text": t.text, "limit": t.bound, "unit": t.unit, "met": t.is_met(final)}
+            for t in targets
+        },
+        "original": costs(original),
+        "best": best,
+        "budget_met": winner is not None and not missed,
+        "binding": _binding(prepared, problem, winner, missed),
+        "audit": {
+            "proxy_spearman": audit.spearman,
+            "proxy_regret": audit.regret,
+            "latency_mape": prepared.fit.mape_percent,
+            "latency_spearman": prepared.fit.spearman,
+            "latency_error_percent": 100 * abs(predicted["latency_ms"] / final.latency_ms - 1),
+            "size_error_percent": 100 * abs(predicted["size_bytes"] / final.size_bytes - 1),
+            "agreement": tested.agreement if tested else 1.0,
+            "agreement_examples": tested.examples if tested else 0,
+        },
+        "seconds": {name: round(value, 3) for name, value in log.seconds.items()},
+        "evaluations": len(records),
+        "files": {Path(name).name: str(folder / name) for name in files},
+    }
+
+
+def probes(confirmation: Confirmation) -> list[Probe]:
+    """Every candidate of which both loss and quality are known."""
+    finalists = [
+        Probe(v.record.id, v.finalist.loss, v.measured.quality) for v in confirmation.verdicts
+    ]
+    return [*finalists, *confirmation.probes]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
+
+
+def costs(measured: Measured) -> dict[str, float]:
+    """The three costs by the names of `result.json`."""
+    return {
+        "quality": measured.quality,
+        "size_bytes": measured.size_bytes,
+        "latency_ms": measured.latency_ms,
+    }
+
+
+def anchor(prepared: Prepared, original: Measured) -> float:
+    """The original's latency as measured now over its price.
+
+    Prices were measured at another moment, when the machine may have been faster or slower as a
+    whole; a prediction says what share of the original's latency is left, and is shown on today's
+    scale.
+    """
+    return original.latency_ms / prepared.latency.predict({})
+
+
+def _predicted(prepared: Prepared, winner: Verdict | None, original: Measured) -> dict[str, float]:
+    if winner is None:
+        return {LOSS: 0.0, "size_bytes": original.size_bytes, "latency_ms": original.latency_ms}
+    record = winner.record
+    return {
+        LOSS: record.loss,
+        "size_bytes": record.size_bytes,
+        "latency_ms": record.latency_ms * anchor(prepared, original),
+    }
+
+
+def _against(
+    target: Target, budget: Mapping[str, Any], original: Measured, higher_is_better: bool
+) -> Target:
+    """The target with its bound taken from the original on the test split."""
+    bound = budget[target.name].bound(original.value(target.name), higher_is_better)
+    return Target(target.name, target.text, bound, target.at_least, target.unit)
+
+
+def _binding(
+    prepared: Prepared, problem: Problem, winner: Verdict | None, missed: Mapping[str, float]
+) -> str | None:
+    """The limit missed most; when all are kept, the one on a resource that is used up most, if it
+    is.
+    """
+    if missed:
+        return max(missed, key=lambda name: missed[name])
+    if winner is None:
+        return None
+    used = {
+        name.split("_")[0]: winner.record.value(name) / limit
+        for name, limit in problem.limits.items()
+        if name != LOSS and limit
+    }
+    tight = max(used, key=lambda name: used[name], default=None)
+    return tight if tight is not None and used[tight] >= TIGHT else None
