@@ -49,26 +49,29 @@ def _ranked(values: Floats, members: NDArray[np.int64]) -> list[int]:
     values = values[members]
     left = [i for i in range(len(members)) if not _is_dominated(values, i)]
     members, values = members[left], values[left]
-    logs = np.log(np.column_stack([values[:, 0], values[:, 2] + LEAST_LOSS]))
-    gaps = np.array([_gap(logs, values[:, 1], i) for i in range(len(members))])
+    points = np.column_stack([values[:, 0], values[:, 2] + LEAST_LOSS])
+    gaps = np.array([_gap(points, values[:, 1], i) for i in range(len(members))])
     order = np.lexsort((members, gaps.round(9)))
     near = [int(i) for i in order if gaps[i] <= NEAR]
     far = [int(i) for i in order if gaps[i] > NEAR]
-    return [int(members[i]) for i in [*_spread(near, logs), *far]]
+    return [int(members[i]) for i in [*_spread(near, np.log(points)), *far]]
 
 
-def _gap(logs: Floats, latency: Floats, index: int) -> float:
-    """How far an option's log loss lies above the lower convex hull of those at least as fast."""
-    points = logs[latency <= latency[index] * (1 + 1e-9)]
-    points = points[np.lexsort((points[:, 1], points[:, 0]))]
+def _gap(points: Floats, latency: Floats, index: int) -> float:
+    """Log of an option's loss over the lower convex hull of those at least as fast.
+
+    The hull is of loss against bytes themselves, as the solver adds them up: in logarithms the
+    middle of a trade-off curve lies above the line between its ends.
+    """
+    rivals = points[latency <= latency[index] * (1 + 1e-9)]
     hull: list[NDArray[np.float64]] = []
-    for point in points:
+    for point in rivals[np.lexsort((rivals[:, 1], rivals[:, 0]))]:
         while len(hull) > 1 and _turns_right(hull[-2], hull[-1], point):
             hull.pop()
         hull.append(point)
-    x, y = logs[index]
+    size, loss = points[index]
     corners = np.array(hull)
-    return float(y - np.interp(x, corners[:, 0], corners[:, 1]))
+    return float(np.log(loss / np.interp(size, corners[:, 0], corners[:, 1])))
 
 
 def _turns_right(a: Floats, b: Floats, c: Floats) -> bool:

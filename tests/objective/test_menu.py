@@ -70,13 +70,21 @@ def test_each_kind_keeps_its_share() -> None:
 
 
 def test_options_on_the_curve_come_before_those_above_it() -> None:
-    curve = [(10 ** (-size / 20), size, 1.0) for size in (10, 20, 30, 40, 50, 60)]
-    # Each lies above the line of logarithms, but below the loss of the next smaller option.
-    above = [(0.9 * 10 ** (-size / 20), size + 9, 1.0) for size in (10, 20, 30, 40)]
+    curve = [(10 / size, size, 1.0) for size in (10, 20, 30, 40, 50, 60)]
+    # Each lies above the line between its neighbours, and below the loss of the smaller one.
+    above = [(0.98 * loss, size + 9, 1.0) for loss, size, _ in curve[:-1]]
     identity = (0.0, 1000.0, 1.0)
     for keep in (3, 5, 7):
         assert all(number <= 6 for number in chosen([identity, *curve, *above], keep))
-    assert len(chosen([identity, *curve, *above], 30)) == 11
+    assert len(chosen([identity, *curve, *above], 30)) == 12
+
+
+def test_the_middle_of_a_steep_curve_is_on_it() -> None:
+    # A bit more, a quarter of the loss: convex for the solver, though not in both logarithms.
+    bits = [2, 3, 4, 5, 6, 7, 8]
+    curve = [(4.0**-bit, 10.0 * bit, 1.0) for bit in bits]
+    above = [(0.95 * 4.0**-bit, 10.0 * bit + 9, 1.0) for bit in bits[:-1]]
+    assert chosen([(0.0, 320.0, 1.0), *curve, *above], 8) == list(range(8))
 
 
 def test_those_kept_are_spread_over_the_sizes() -> None:
