@@ -80,7 +80,7 @@ def report_html(run: RunData) -> str:
 
 def _top(run: RunData) -> str:
     found = verdict(run)
-    device = run.result.get("device")
+    device = mapping(run.result, "device").get("name")
     about = [str(run.path), f"device {device}" if device else "", f"seed {_seed(run)}"]
     parts = [
         f"<h1>{escaped(_study(run))}</h1>",

@@ -165,5 +165,5 @@ def _finalist_row(
         },
         "met": verdict.met,
         "chosen": winner is not None and record.id == winner.record.id,
-        "reason": verdict.reason or "chosen",
+        "reason": verdict.reason,
     }

@@ -28,7 +28,7 @@ def result() -> dict[str, Any]:
         "study": "lenet5_mnist",
         "seed": 7,
         "versions": {"torch": "2.9.1"},
-        "device": "onnxruntime-cpu",
+        "device": {"name": "onnxruntime-cpu", "runtime": "onnxruntime"},
         "budget": {
             "size": {"text": "3%", "limit": 51729, "unit": "B"},
             "latency": {"text": "70%", "limit": 0.6986, "unit": "ms"},
