@@ -22,7 +22,7 @@ else:  # the same parser as a package
 class Schema(BaseModel):
     """Base of every TOML record: unknown keys are errors, values are not converted silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     schema_: Literal[1] = 1
     description: str = ""

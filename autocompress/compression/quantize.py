@@ -54,8 +54,11 @@ def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
 
 def round_to_nearest(weight: Tensor, bits: int, importance: Tensor) -> StoredTensor:
     """The baseline: every weight to its nearest code.  Floats for 16 and 32 bits."""
-    if bits > 8:
-        return StoredTensor(bits, weight.to(torch.float16 if bits == 16 else torch.float32), None)
+    if bits == 32:
+        return StoredTensor(bits, weight.float(), None)
+    if bits == 16:
+        most = torch.finfo(torch.float16).max
+        return StoredTensor(bits, weight.clamp(-most, most).half(), None)
     scale = fit_scale(weight, bits, importance)
     top = largest_code(bits)
     codes = torch.clamp((weight / scale.to(weight.dtype)[:, None]).round(), -top, top)

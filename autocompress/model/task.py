@@ -42,15 +42,21 @@ class Task:
     origin: str = "the task"
 
     def model(self) -> nn.Module:
-        """The dense model in evaluation mode, on the CPU, in float32.
+        """The dense model in evaluation mode, on the CPU.
 
         Raises:
-            TaskError: If the callable fails, or returns something else.
+            TaskError: If the callable fails, or returns something else, or the model is not
+                usable.
         """
         model = _call(self.origin, "model", self.make_model)
         if not isinstance(model, nn.Module):
             raise TaskError(f"{self.origin}: model() must return an nn.Module, got {_kind(model)}")
         for name, parameter in model.named_parameters():
+            if parameter.device.type != "cpu":
+                raise TaskError(
+                    f"{self.origin}: parameter {name!r} is on {parameter.device};"
+                    " give the model on the CPU"
+                )
             if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
                 raise TaskError(f"{self.origin}: parameter {name!r} holds NaN or infinity")
         return model.eval()

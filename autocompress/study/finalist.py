@@ -77,14 +77,18 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
     """Fits a candidate in sequence on all calibration inputs and builds what would ship.
 
     The search inputs have done their part once the candidate is chosen, so they serve here as
-    well.
+    well.  The fit helps as a rule, not always: where the proxy finds the bank's entries better,
+    those are taken.
 
     Raises:
         DeviceError: If the runtime does not run a layer as it was priced.
     """
     model = prepared.model
     choices = dict(candidate.choices)
-    treated = resolve(model.dense, model.layers, model.statistics, choices, model.calibration)
+    fitted = resolve(model.dense, model.layers, model.statistics, choices, model.calibration)
+    banked = {name: prepared.bank[name, choices[name]].treated for name in fitted}
+    losses = [prepared.proxy(stitched(model.dense, kept)).value for kept in (fitted, banked)]
+    treated = fitted if losses[0] <= losses[1] else banked
     module = stitched(model.dense, treated)
     storage = prepared.study.settings.storage
     proto = assemble(model.graph, treated, storage, prepared.study.device.threads)
@@ -96,7 +100,7 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
         proto=proto,
         operators=check_fused(proto, treated),
         size_bytes=file_bytes(prepared, candidate, whole, proto),
-        loss=prepared.proxy(module).value,
+        loss=min(losses),
     )
 
 
