@@ -154,7 +154,7 @@ def show(run: RunFolder) -> None:
     best = ""
     if found.result:
         best = found.result["best"]["candidate"]
-        console.print(result_table(found.result, found.result["metric"]["name"]))
+        console.print(result_table(found.result, found.metric))
         met = "met" if found.result["budget_met"] else "not met"
         binding = found.result["binding"]
         console.print(f"budget {met}; {f'{binding} binds' if binding else 'no limit binds'}")

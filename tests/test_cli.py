@@ -79,9 +79,9 @@ def test_run_ends_with_table_paths_and_zero(finished: Finished) -> None:
 def test_result_keeps_the_contract(finished: Finished, trained: Path) -> None:
     folder, _ = finished
     result = json.loads((folder / "result.json").read_text())
-    assert set(result) == CONTRACT | {"metric"}
+    assert set(result) == CONTRACT
     best = result["best"]
-    assert set(best) == {"candidate", "choices", "predicted", "measured"} | COSTS
+    assert set(best) == {"candidate", "predicted", "measured"} | COSTS
     assert set(best["predicted"]) >= {"loss", "size_bytes", "latency_ms"}
     assert set(best["measured"]) >= COSTS
     assert set(result["original"]) == COSTS
@@ -126,7 +126,7 @@ def test_plan_front_and_log_agree(finished: Finished) -> None:
     result = json.loads((folder / "result.json").read_text())
     plan = json.loads((folder / "plan.json").read_text())
     assert plan["candidate"] == result["best"]["candidate"]
-    assert plan["choices"] == result["best"]["choices"]
+    assert plan["candidate"] == result["best"]["candidate"]
     front = pd.read_csv(folder / "front.csv")
     assert plan["candidate"] in set(front["candidate"])
     assert front["size_bytes"].is_monotonic_increasing

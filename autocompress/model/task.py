@@ -201,9 +201,12 @@ def _call(
 ) -> Any:
     try:
         return function(*arguments, **named)
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
         raise
-    except Exception as error:  # the user's code may raise anything; the message keeps its words
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the user's code may raise anything; the message keeps its words
         raise TaskError(f"{origin}: {name}() raised {type(error).__name__}: {error}") from error
 
 
@@ -216,7 +219,7 @@ def _import(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's file may raise anything at import
+    except (Exception, SystemExit) as error:  # the user's file may raise anything at import
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
     return module
 

@@ -47,7 +47,6 @@ def describe(
     predicted = _predicted(prepared, winner, base)
     best = {
         "candidate": winner.record.id if winner else "original",
-        "choices": dict(winner.record.choices) if winner else {},
         **costs(final),
         "predicted": predicted,
         "measured": costs(final)
@@ -76,11 +75,6 @@ def describe(
         "seed": study.settings.seed,
         "versions": versions(),
         "device": {"name": study.device.name, **machine_fingerprint(study.device)},
-        "metric": {
-            "name": study.settings.metric,
-            "direction": study.settings.metric_direction,
-            "unit": study.settings.metric_unit,
-        },
         "budget": {
             t.name: {"text": t.text, "limit": t.bound, "unit": t.unit, "met": t.is_met(final)}
             for t in targets

@@ -27,11 +27,13 @@ class Status:
         state: `running`, `finished` or `interrupted`.
         records: Evaluated candidates, in order.
         result: Content of `result.json`; empty before the first run has finished.
+        metric: Name of the user's metric.
     """
 
     state: str
     records: tuple[Record, ...]
     result: Mapping[str, Any]
+    metric: str
 
 
 def begin(folder: Path, study: Study, fingerprint: Mapping[str, str]) -> None:
@@ -51,6 +53,7 @@ def begin(folder: Path, study: Study, fingerprint: Mapping[str, str]) -> None:
     value = {
         "schema": SCHEMA,
         "study": str(study.folder.resolve()) if study.folder else "",
+        "metric": study.settings.metric,
         "overrides": dict(study.overrides),
         "budget": list(study.given_budget),
         "fingerprint": dict(fingerprint),
@@ -89,6 +92,6 @@ def status(folder: Path) -> Status:
     journal = folder / JOURNAL
     records = tuple(load_records(journal)) if journal.is_file() else ()
     result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
-    if is_locked(journal):
-        return Status("running", records, result)
-    return Status("finished" if run["finished"] else "interrupted", records, result)
+    state = "finished" if run["finished"] else "interrupted"
+    state = "running" if is_locked(journal) else state
+    return Status(state, records, result, run.get("metric", ""))
