@@ -73,6 +73,9 @@ def export_point(
     record = _choose(prepared, records, run, candidate, budget)
     listener.stage("fit", f"candidate {record.id} on all calibration inputs")
     finalist = make_finalist(prepared, Candidate.from_dict(record.choices))
+    counted = study.settings.storage
+    if budget and form != counted:
+        listener.note(f"the budget counts bytes as {counted}; this {form} file has its own size")
     return record.id, write_model(prepared, finalist, output, form)
 
 
