@@ -44,7 +44,8 @@ from autocompress.objective.budget import parse_limit
 from autocompress.search.catalogue import DEFAULT
 from autocompress.search.problem import Candidate
 from autocompress.study.config import load_study
-from autocompress.study.prepare import Prepared, look, prepare
+from autocompress.study.prepare import Prepared, prepare
+from autocompress.study.subject import look
 
 PACKAGES = ("autocompress", "numpy", "optuna", "scipy", "torch")
 TABLES = ("adjoint", "swap")

@@ -14,10 +14,11 @@ from autocompress.study.config import load_study
 from autocompress.study.events import Listener
 from autocompress.study.finalist import make_finalist
 from autocompress.study.front import pick
-from autocompress.study.prepare import Prepared, look, made_from, prepare
+from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.ship import write_model
 from autocompress.study.status import JOURNAL, read_run
 from autocompress.study.storage import Record, load_records, refuse_changes
+from autocompress.study.subject import look, made_from
 
 ENDINGS = {".onnx": "onnx", ".acz": "archive"}
 

@@ -22,7 +22,7 @@ from autocompress.search_space.option import Option
 from autocompress.search_space.space import build_space
 from autocompress.study.config import Study, load_study
 from autocompress.study.events import Listener
-from autocompress.study.prepare import trace_model
+from autocompress.study.subject import trace_model
 
 HELD_OUT = 20
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +30,7 @@ from autocompress.search_space.option import Option
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
-
-if TYPE_CHECKING:
-    from autocompress.study.prepare import Model
+from autocompress.study.subject import Model, space_key
 
 SCHEMA = 1
 ADJOINT_EXAMPLES = 512
@@ -87,8 +85,6 @@ def price(
         path: `prices.json`, reused when it was made from the same model, menus and code.
         listener: Hears of the progress.
     """
-    from autocompress.study.prepare import space_key
-
     key = space_key(
         model, space, SCHEMA, study.settings.seed, study.settings.storage, study.objective.proxy
     )

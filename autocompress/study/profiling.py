@@ -6,7 +6,6 @@ A run that goes on uses the recorded prices, so that it ends where an undisturbe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,9 +18,7 @@ from autocompress.hardware.profile import Profile, fit_latency
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
-
-if TYPE_CHECKING:
-    from autocompress.study.prepare import Model
+from autocompress.study.subject import Model
 
 SCHEMA = 1
 

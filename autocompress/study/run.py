@@ -23,10 +23,11 @@ from autocompress.study.confirm import confirm, quality_threshold, test
 from autocompress.study.events import Listener, Log
 from autocompress.study.front import front_of
 from autocompress.study.loop import History, search
-from autocompress.study.prepare import Prepared, look, made_from, menus_of, prepare
+from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.ship import Outcome, ship
 from autocompress.study.status import JOURNAL, begin, finish
 from autocompress.study.storage import Record, StudyStorage, lock
+from autocompress.study.subject import look, made_from, menus_of
 from autocompress.study.targets import Measured, search_limits, targets_of
 
 SWEPT = 24  # budgets tried to learn how much loss the metric bears

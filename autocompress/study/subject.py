@@ -1,0 +1,167 @@
+"""The user's model and data as a run sees them: traced, split, hashed, with their menus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from autocompress.compression.bank import fingerprint, recipe
+from autocompress.compression.moments import Statistics, collect
+from autocompress.compression.treated import Treated
+from autocompress.errors import DataError, TaskError
+from autocompress.hardware.device import reject
+from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.model.layer import Layer
+from autocompress.model.task import Inputs
+from autocompress.model.trace import run, trace
+from autocompress.search_space.space import Space, build_space
+from autocompress.study.config import Study
+from autocompress.study.events import Listener
+
+COST_SHARE = 0.75  # of the calibration inputs fit the options; the rest judges candidates
+FEWEST = 32  # calibration examples
+
+
+@dataclass(frozen=True)
+class Model:
+    """The user's model and data, traced and split.
+
+    Args:
+        dense: The original, in evaluation mode.
+        layers: Every layer, in running order.
+        example_inputs: One input as the device sees it.
+        calibration: All calibration inputs, in the user's order.
+        content: Hash of weights and calibration inputs.
+    """
+
+    dense: nn.Module
+    layers: tuple[Layer, ...]
+    example_inputs: Inputs
+    calibration: Inputs
+    content: str
+
+    @cached_property
+    def cost_inputs(self) -> Inputs:
+        """The part that options are fitted to and priced on."""
+        cut = round(COST_SHARE * len(self.calibration[0]))
+        return tuple(tensor[:cut] for tensor in self.calibration)
+
+    @cached_property
+    def search_inputs(self) -> Inputs:
+        """The part on which candidates are compared."""
+        cut = round(COST_SHARE * len(self.calibration[0]))
+        return tuple(tensor[cut:] for tensor in self.calibration)
+
+    @cached_property
+    def graph(self) -> FloatGraph:
+        """The float ONNX graph, exported once."""
+        return export_float(self.dense, self.layers, self.example_inputs)
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Statistics]:
+        """Second moments and grids of the treated layers on the cost inputs."""
+        treated = [layer for layer in self.layers if layer.is_treated]
+        return collect(self.dense, treated, self.cost_inputs)
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """The original as one plain safetensors file."""
+        return len(save({name: tensor.contiguous() for name, tensor in self.state.items()}))
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor of the model once, shared ones under their first name."""
+        seen: set[int] = set()
+        kept = {}
+        for name, tensor in self.dense.state_dict().items():
+            if tensor.data_ptr() in seen and tensor.numel():
+                continue
+            seen.add(tensor.data_ptr())
+            kept[name] = tensor.detach()
+        return kept
+
+    def rest(self, treated: Mapping[str, Treated]) -> dict[str, Tensor]:
+        """The tensors of `state` that do not belong to treated layers."""
+        return {
+            key: tensor
+            for key, tensor in self.state.items()
+            if key.rpartition(".")[0] not in treated
+        }
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+
+def trace_model(study: Study) -> Model:
+    """Builds the user's model and finds its layers.
+
+    Raises:
+        TaskError: If the model or its output is not usable.
+        DataError: If there are too few calibration inputs, or the model does not take them.
+    """
+    dense = study.task.model()
+    example_inputs = study.task.example_inputs()
+    calibration = study.task.calibration()
+    if len(calibration[0]) < FEWEST:
+        raise DataError(
+            f"{study.task.origin}: calibration() gives {len(calibration[0])} examples; at least"
+            f" {FEWEST} are needed, 500 or more are better"
+        )
+    layers = trace(dense, example_inputs)
+    try:
+        run(dense, tuple(tensor[:1] for tensor in calibration))
+    except TaskError as error:
+        raise DataError(f"{study.task.origin}: calibration(): {error}") from error
+    return Model(dense, layers, example_inputs, calibration, fingerprint(dense, calibration))
+
+
+def look(study: Study, listener: Listener) -> tuple[Model, Space]:
+    """What there is and what may be done with it; writes nothing.
+
+    Args:
+        study: What is asked.
+        listener: Hears of the stage.
+
+    Raises:
+        AutocompressError: If the model, the data or the search space is not usable.
+    """
+    listener.stage("trace", "finding layers")
+    model = trace_model(study)
+    space = build_space(
+        model.layers,
+        study.space,
+        lambda option, layer: reject(option, layer, study.device, study.settings.storage),
+        study.space_file,
+    )
+    return model, space
+
+
+def made_from(study: Study, model: Model, space: Space) -> dict[str, str]:
+    """What may not change in a run directory, by the name that a message gives it."""
+    menus = json.dumps([menus_of(space), study.space.menu])
+    return {
+        "model or calibration data": model.content[:16],
+        "search space": hashlib.sha256(menus.encode()).hexdigest()[:16],
+        "version of the compression code": recipe()[:16],
+        "device": study.device.name,
+        "storage format": study.settings.storage,
+        "proxy": study.objective.proxy,
+    }
+
+
+def menus_of(space: Space) -> dict[str, list[str]]:
+    """Unit to option ids, as stored."""
+    return {unit: [option.id for option in menu] for unit, menu in space.units.items()}
+
+
+def space_key(model: Model, space: Space, *more: object) -> str:
+    """Hash of what was compressed, from which menus, by which code, and anything else."""
+    text = json.dumps([model.content, menus_of(space), recipe(), *map(str, more)])
+    return hashlib.sha256(text.encode()).hexdigest()
