@@ -90,8 +90,12 @@ def status(folder: Path) -> Status:
     """
     run = read_run(folder)
     journal = folder / JOURNAL
+    # A run may begin or end between two looks: what it wrote is read after the lock was looked at.
+    state = "running"
+    if not is_locked(journal):
+        run = read_run(folder)
+        unfinished = "running" if is_locked(journal) else "interrupted"
+        state = "finished" if run["finished"] else unfinished
     records = tuple(load_records(journal)) if journal.is_file() else ()
     result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
-    state = "finished" if run["finished"] else "interrupted"
-    state = "running" if is_locked(journal) else state
     return Status(state, records, result, run.get("metric", ""))

@@ -57,7 +57,12 @@ def started(study: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     arguments = [sys.executable, "-m", "autocompress.cli", "run", str(study), "--out", str(folder)]
     with said(folder).open("wb") as output:
         process = subprocess.Popen(
-            arguments, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            arguments,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # A background shell ignores SIGINT, and its children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         yield process
