@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from autocompress.search.pareto import hypervolume, non_dominated
 from autocompress.search_space.option import Option
 from autocompress.study.confirm import Confirmation
 from autocompress.study.events import Log
@@ -15,7 +16,10 @@ from autocompress.study.finalist import Finalist, Verdict
 from autocompress.study.loop import History
 from autocompress.study.prepare import Prepared
 from autocompress.study.result import anchor, costs, probes, versions
+from autocompress.study.storage import NAMES, Record
 from autocompress.study.targets import Measured
+
+LEAST_LOSS = 1e-9  # losses below this are equal
 
 
 def details(
@@ -130,8 +134,9 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
 
 
 def _history_rows(history: History) -> list[dict[str, Any]]:
+    volumes = _hypervolumes([step.record for step in history.steps])
     rows = []
-    for step in history.steps:
+    for step, volume in zip(history.steps, volumes, strict=True):
         rows.append(
             {
                 "evaluation": step.evaluation,
@@ -141,10 +146,30 @@ def _history_rows(history: History) -> list[dict[str, Any]]:
                 "latency_ms": step.record.latency_ms,
                 "feasible": step.feasible,
                 "best_loss": step.best_loss if np.isfinite(step.best_loss) else None,
+                "hypervolume": volume,
                 "seconds": round(step.seconds, 3),
             }
         )
     return rows
+
+
+def _hypervolumes(records: Sequence[Record]) -> list[float]:
+    """Hypervolume of the front after each record, as a share of the box that all records span.
+
+    The loss counts as its logarithm, or the worst candidate would hide all others.
+    """
+    values = np.array([[record.value(name) for name in NAMES] for record in records])
+    values[:, 0] = np.log10(values[:, 0] + LEAST_LOSS)
+    span = np.ptp(values, axis=0)
+    scaled = (values - values.min(axis=0)) / np.where(span > 0, span, 1.0)
+    # The corner lies just outside, so that the ends of the front count.
+    corner = np.full(len(NAMES), 1.01)
+    front, volumes = np.zeros((0, len(NAMES))), []
+    for row in scaled:
+        front = np.vstack([front, row])
+        front = front[non_dominated(front)]
+        volumes.append(hypervolume(front, corner) / float(corner.prod()))
+    return volumes
 
 
 def _finalist_row(
