@@ -5,7 +5,7 @@ refused.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -68,6 +68,34 @@ def find(catalogue: str, name: str, relative_to: Path | None = None) -> Path:
             " (or give a path ending in .toml)"
         )
     return known[name]
+
+
+def load(
+    catalogue: str,
+    name: str,
+    relative_to: Path | None,
+    record: type[Record],
+    check: Callable[[Record], object],
+) -> tuple[Record, str]:
+    """A preset by name or path, and the file it came from.
+
+    Args:
+        catalogue: Folder of the presets.
+        name: Preset, or a path ending in `.toml`.
+        relative_to: Folder that relative paths start from.
+        record: What the file must be.
+        check: Raises `ConfigError` for values that are well-formed but not allowed.
+
+    Raises:
+        ConfigError: If there is none, or it is malformed; names the file.
+    """
+    path = find(catalogue, name, relative_to)
+    preset = read(path, record)
+    try:
+        check(preset)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return preset, str(path)
 
 
 def read(path: Path, record: type[Record]) -> Record:

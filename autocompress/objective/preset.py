@@ -9,9 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from autocompress.errors import ConfigError
 from autocompress.objective.budget import Limit, budget_from
-from autocompress.toml import Schema, find, read
+from autocompress.toml import Schema, load
 
 FOLDER = "objectives"
 
@@ -49,10 +48,4 @@ def load_objective(name: str, relative_to: Path | None = None) -> tuple[Objectiv
     Raises:
         ConfigError: If there is none, or it is malformed.
     """
-    path = find(FOLDER, name, relative_to)
-    preset = read(path, ObjectivePreset)
-    try:
-        preset.limits()
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return preset, str(path)
+    return load(FOLDER, name, relative_to, ObjectivePreset, ObjectivePreset.limits)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from autocompress.errors import ConfigError
 from autocompress.search_space.option import Option
-from autocompress.toml import Schema, find, read
+from autocompress.toml import Schema, load
 
 FOLDER = "search_spaces"
 
@@ -102,10 +102,4 @@ def load_space_preset(name: str, relative_to: Path | None = None) -> tuple[Space
     Raises:
         ConfigError: If there is none, or it is malformed.
     """
-    path = find(FOLDER, name, relative_to)
-    preset = read(path, SpacePreset)
-    try:
-        preset.options()
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return preset, str(path)
+    return load(FOLDER, name, relative_to, SpacePreset, SpacePreset.options)
