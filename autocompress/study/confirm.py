@@ -25,6 +25,8 @@ from autocompress.study.storage import Record
 from autocompress.study.targets import Measured, Target, targets_of
 
 ORIGINAL = "original"
+# Two sessions of one and the same graph were seen up to this far apart, lower end of the interval.
+SAME_SPEED = 1.005
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _worse(verdict: Verdict, original: Measured) -> str:
     """In which measured cost a finalist is worse than the original; empty when in none."""
     if verdict.measured.size_bytes > original.size_bytes:
         return "larger than the original"
-    if verdict.latency_low > 1:
+    if verdict.latency_low > SAME_SPEED:
         return f"slower than the original (at least {verdict.latency_low:.2f} times)"
     return ""
 
