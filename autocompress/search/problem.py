@@ -70,10 +70,12 @@ class Problem:
         labels: For each unit the label `(options,)`: 0 float, 1 int8.  Empty means all 0.
         limits: Largest allowed value by name of a resource, or `loss`.
         minimise: What is made small: `loss` or the name of a resource.
+        front: Resources that are traded against the loss: all candidates are wanted that no other
+            one beats in these and the loss.  Empty when only the best one within the limits is.
 
     Raises:
         DataError: If a table has the wrong shape or holds values that are not allowed.
-        ConfigError: If a limit or `minimise` names nothing.
+        ConfigError: If a limit, `minimise` or `front` names nothing.
     """
 
     units: tuple[str, ...]
@@ -82,6 +84,7 @@ class Problem:
     labels: tuple[Integers, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
     minimise: str = LOSS
+    front: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.units or not self.losses:
@@ -109,6 +112,9 @@ class Problem:
                 raise ConfigError(f"limit {name!r}: is NaN")
         if self.minimise not in known:
             raise ConfigError(f"minimise={self.minimise!r}: allowed are {', '.join(known)}")
+        for name in self.front:
+            if name not in self.resources:
+                raise ConfigError(f"front {name!r}: allowed are {', '.join(self.resources)}")
 
     def _check_table(
         self, what: str, table: Sequence[NDArray[np.generic]], sizes: list[int]

@@ -19,12 +19,17 @@ class Trial:
         resources: Costs by name, such as `size_bytes`.
         attributes: What the sampler gave for this candidate (`Sampler.attributes`), so that a
             sampler that keeps its state in its trials goes on after a restart.
+        spread: Relative standard error of `loss`: 0 when measured on every example, more when the
+            race dropped the candidate before.
+        passes: What the measurement cost, in passes of the whole model over all examples.
     """
 
     candidate: Candidate
     loss: float
     resources: Mapping[str, float] = field(default_factory=dict)
     attributes: Mapping[str, object] = field(default_factory=dict)
+    spread: float = 0.0
+    passes: float = 1.0
 
 
 class Sampler(Protocol):

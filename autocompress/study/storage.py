@@ -47,6 +47,10 @@ class Record:
         origin: What proposed it.
         seconds: Time of the evaluation.
         attributes: What the sampler wants back on resume.
+        passes: What the measurement cost, in passes of the model over all search inputs.
+        examples: On how many search inputs it was measured.
+        complete: Whether these were all of them; others were dropped by the race, and their loss
+            is an estimate.
     """
 
     id: str
@@ -58,6 +62,9 @@ class Record:
     origin: str
     seconds: float
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    passes: float = 1.0
+    examples: int = 0
+    complete: bool = True
 
     def value(self, name: str) -> float:
         """Loss or a cost by name."""
@@ -128,6 +135,9 @@ class StudyStorage:
                 "origin": record.origin,
                 "seconds": record.seconds,
                 "sampler": dict(record.attributes),
+                "passes": record.passes,
+                "examples": record.examples,
+                "complete": record.complete,
             },
             constraints=dict(constraints),
         )
@@ -177,6 +187,9 @@ def read_records(trials: Sequence[FrozenTrial]) -> list[Record]:
             origin=trial.user_attrs["origin"],
             seconds=trial.user_attrs["seconds"],
             attributes=trial.user_attrs.get("sampler", {}),
+            passes=trial.user_attrs.get("passes", 1.0),
+            examples=trial.user_attrs.get("examples", 0),
+            complete=trial.user_attrs.get("complete", True),
         )
         for trial in trials
         if trial.state == TrialState.COMPLETE
