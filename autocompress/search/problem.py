@@ -72,10 +72,11 @@ class Problem:
         minimise: What is made small: `loss` or the name of a resource.
         front: Resources that are traded against the loss: all candidates are wanted that no other
             one beats in these and the loss.  Empty when only the best one within the limits is.
+        budgets: Points of the front that matter most: limits by resource, each at most `limits`.
 
     Raises:
         DataError: If a table has the wrong shape or holds values that are not allowed.
-        ConfigError: If a limit, `minimise` or `front` names nothing.
+        ConfigError: If a limit, `minimise`, `front` or a budget names nothing.
     """
 
     units: tuple[str, ...]
@@ -85,6 +86,7 @@ class Problem:
     limits: Mapping[str, float] = field(default_factory=dict)
     minimise: str = LOSS
     front: tuple[str, ...] = ()
+    budgets: tuple[Mapping[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.units or not self.losses:
@@ -112,7 +114,7 @@ class Problem:
                 raise ConfigError(f"limit {name!r}: is NaN")
         if self.minimise not in known:
             raise ConfigError(f"minimise={self.minimise!r}: allowed are {', '.join(known)}")
-        for name in self.front:
+        for name in (*self.front, *(name for budget in self.budgets for name in budget)):
             if name not in self.resources:
                 raise ConfigError(f"front {name!r}: allowed are {', '.join(self.resources)}")
 
