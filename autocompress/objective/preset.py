@@ -5,10 +5,11 @@ which proxy.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from autocompress.errors import ConfigError
 from autocompress.objective.budget import Limit, budget_from
 from autocompress.toml import Schema, load
 
@@ -24,6 +25,8 @@ class ObjectivePreset(Schema):
         size: Limit on size unless the user gives one, such as `25%`; empty is none.
         latency: Limit on latency, likewise.
         quality: Limit on quality, likewise, such as `-0.5pt`.
+        front: `size`, `latency` or both: the whole front of quality and these is wanted, within
+            the limits; the point that is delivered is its knee unless there are limits.
         proxy: `kl` (divergence from the original's class probabilities) or `mse` (squared error of
             the outputs, relative to their variance).
         finalists: How many candidates are confirmed with the user's metric and the clock.
@@ -33,6 +36,7 @@ class ObjectivePreset(Schema):
     size: str = ""
     latency: str = ""
     quality: str = ""
+    front: Annotated[tuple[Literal["size", "latency"], ...], Field(strict=False)] = ()
     proxy: Literal["kl", "mse"] = "kl"
     finalists: int = Field(default=4, ge=1, le=64)
 
@@ -41,6 +45,21 @@ class ObjectivePreset(Schema):
         texts = {"size": self.size, "latency": self.latency, "quality": self.quality}
         return budget_from({name: text for name, text in texts.items() if text})
 
+    def check(self) -> None:
+        """Refuses values that are well-formed but make no sense.
+
+        Raises:
+            ConfigError: Naming the key.
+        """
+        self.limits()
+        if len(set(self.front)) < len(self.front):
+            raise ConfigError(f"key 'front': {', '.join(self.front)} names one twice")
+        if self.front and self.minimise != "quality":
+            raise ConfigError(
+                f"key 'front': size and latency are traded against quality; minimise must be"
+                f" 'quality', not {self.minimise!r}"
+            )
+
 
 def load_objective(name: str, relative_to: Path | None = None) -> tuple[ObjectivePreset, str]:
     """An objective by preset name or path, and the file it came from.
@@ -48,4 +67,4 @@ def load_objective(name: str, relative_to: Path | None = None) -> tuple[Objectiv
     Raises:
         ConfigError: If there is none, or it is malformed.
     """
-    return load(FOLDER, name, relative_to, ObjectivePreset, ObjectivePreset.limits)
+    return load(FOLDER, name, relative_to, ObjectivePreset, ObjectivePreset.check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.objective.budget import BASE_UNIT, Limit
@@ -34,6 +34,7 @@ class Target:
         bound: Bytes, ms or metric; the most allowed, or the least where `at_least`.
         at_least: Whether larger values are better.
         unit: `B`, `ms` or the metric's unit.
+        soft: Whether it is aimed at and reported, but may be missed.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Target:
     bound: float
     at_least: bool
     unit: str
+    soft: bool = False
 
     def excess(self, measured: Measured, original: Measured) -> float:
         """How far the limit is missed, as a share of the original (of the bound for quality); at
@@ -66,9 +68,33 @@ def targets_of(
             limit.bound(original.value(name), higher_is_better),
             at_least=name == "quality" and higher_is_better,
             unit=metric_unit if name == "quality" else BASE_UNIT[name],
+            soft=limit.soft,
         )
         for name, limit in budget.items()
     )
+
+
+def keeps_hard(targets: Sequence[Target], measured: Measured) -> bool:
+    """Whether every limit is kept but for the soft ones: whether the budget is met."""
+    return all(target.soft or target.is_met(measured) for target in targets)
+
+
+def shortfall(
+    targets: Sequence[Target], measured: Measured, original: Measured
+) -> tuple[float, ...]:
+    """What to sort by before what is minimised; all zeros when every limit is kept.
+
+    Returns:
+        `(1 + soft limits,)`: the sum of how far the hard limits are missed, then how far each soft
+        one is, in the order given.
+    """
+
+    def missed(target: Target) -> float:
+        # What `is_met` lets pass counts as kept, or rounding would decide between candidates.
+        return 0.0 if target.is_met(measured) else max(0.0, target.excess(measured, original))
+
+    hard = sum(missed(target) for target in targets if not target.soft)
+    return (hard, *(missed(target) for target in targets if target.soft))
 
 
 def search_limits(

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autocompress.errors import ConfigError
 from autocompress.objective.audit import audit_proxy
-from autocompress.objective.budget import Limit, budget_from, parse_budget, parse_limit
+from autocompress.objective.budget import (
+    Limit,
+    Metric,
+    budget_from,
+    parse_budget,
+    parse_limit,
+)
 from autocompress.objective.preset import FOLDER, ObjectivePreset, load_objective
 from autocompress.toml import presets
 
@@ -41,6 +49,79 @@ def test_every_form_of_a_limit(name: str, text: str, value: float, is_relative: 
     assert parse_budget([f"{name}={text}"]) == budget_from({name: text}) == {name: limit}
 
 
+ACCURACY = Metric("accuracy", higher_is_better=True)
+ERROR = Metric("error", higher_is_better=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "limit"),
+    [
+        ("size<=25%", ACCURACY, Limit("size", "25%", 0.25, True)),
+        ("size <= 2 MB", ACCURACY, Limit("size", "2 MB", 2e6, False)),
+        ("size~25%", ACCURACY, Limit("size", "25%", 0.25, True, soft=True)),
+        ("size<=25% (soft)", ACCURACY, Limit("size", "25%", 0.25, True, soft=True)),
+        ("size=25%( soft )", ACCURACY, Limit("size", "25%", 0.25, True, soft=True)),
+        ("latency<=3ms", ERROR, Limit("latency", "3ms", 3, False)),
+        ("quality>=-0.5pt", ACCURACY, Limit("quality", "-0.5pt", -0.5, False)),
+        ("quality>=-0.5 points", ACCURACY, Limit("quality", "-0.5 points", -0.5, False)),
+        ("quality>=-1point", ACCURACY, Limit("quality", "-1point", -1, False)),
+        ("quality~-1%", ACCURACY, Limit("quality", "-1%", -0.01, True, soft=True)),
+        ("accuracy>=98.5", ACCURACY, Limit("quality", "98.5", 98.5, False, True)),
+        ("quality>=98.5", ACCURACY, Limit("quality", "98.5", 98.5, False, True)),
+        ("quality ~ 98.5", ACCURACY, Limit("quality", "98.5", 98.5, False, True, True)),
+        ("accuracy=-1%", ACCURACY, Limit("quality", "-1%", -0.01, True)),
+        # A metric that is to be small: what is lost is added to it.
+        ("error<=2.5", ERROR, Limit("quality", "2.5", 2.5, False, True)),
+        ("quality<=2.5", ERROR, Limit("quality", "2.5", 2.5, False, True)),
+        ("error<=+0.5pt", ERROR, Limit("quality", "+0.5pt", 0.5, False)),
+        ("error<=+10%", ERROR, Limit("quality", "+10%", 0.1, True)),
+        ("quality>=-0.5pt", ERROR, Limit("quality", "-0.5pt", -0.5, False)),
+    ],
+)
+def test_limits_with_a_sign_of_comparison(text: str, metric: Metric, limit: Limit) -> None:
+    found = parse_budget([text], metric)[limit.name]
+    assert found == replace(limit, value=found.value)
+    assert found.value == pytest.approx(limit.value)
+    name, sign = re.match(r"(\w+) ?(.*)", text).groups()  # type: ignore[union-attr]
+    assert budget_from({name: sign}, metric) == {limit.name: found}
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "message"),
+    [
+        ("size>=25%", ACCURACY, "budget size>=25%: size is made small; write size<=25%"),
+        ("latency>=3ms", ACCURACY, "latency is made small; write latency<=3ms"),
+        ("size<25%", ACCURACY, "the sign must be one of <=, >=, = and ~"),
+        ("size==25%", ACCURACY, "the sign must be one of"),
+        ("size~25", ACCURACY, r"budget size~25: expected a number and a unit"),
+        ("accuracy<=98", ACCURACY, "accuracy is better when large: write >="),
+        ("error>=2", ERROR, "error is better when small: write <="),
+        ("error<=-0.5pt", ERROR, r"how much may be lost, such as \+0.5pt"),
+        ("accuracy>=+1pt", ACCURACY, "how much may be lost, such as -0.5pt"),
+        # Could be the metric's value as well as what may be lost.
+        ("quality=98.5", ACCURACY, "write quality>=98.5 for the value .* quality>=-98.5pt for"),
+        ("quality>=0.5pt", ACCURACY, "write quality>=0.5 for the value .* quality>=-0.5pt for"),
+        ("accuracy>=99%", ACCURACY, "write accuracy>=99 for the value .* quality>=-99% for"),
+        ("quality>=-1", ACCURACY, "quality>=-1pt for what may be lost"),
+        ("error=3", ERROR, "write error<=3 for the value"),
+        ("error>=-0.5pt", ACCURACY, "'error'; allowed are size, latency, quality, accuracy"),
+        ("accuracy>=98", Metric(), "'accuracy'; allowed are size, latency, quality$"),
+    ],
+)
+def test_a_wrong_sign_says_what_to_write(text: str, metric: Metric, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_budget([text], metric)
+
+
+def test_both_names_of_quality_are_one_limit() -> None:
+    with pytest.raises(ConfigError, match="'quality' is given twice"):
+        parse_budget(["quality=-1pt", "accuracy>=98"], ACCURACY)
+    with pytest.raises(ConfigError, match="'quality' is given twice"):
+        budget_from({"quality": "-1pt", "accuracy": ">=98"}, ACCURACY)
+    # A metric cannot take the name of another limit.
+    assert parse_budget(["size<=2MB"], Metric("size"))["size"].name == "size"
+
+
 @pytest.mark.parametrize(
     ("text", "original", "higher", "bound"),
     [
@@ -58,6 +139,8 @@ def test_every_form_of_a_limit(name: str, text: str, value: float, is_relative: 
         ("quality=-10%", -50.0, True, -55.0),
         ("quality=-10%", -50.0, False, -45.0),
         ("quality=0pt", 98.0, True, 98.0),
+        ("quality~97", 98.0, True, 97.0),
+        ("quality~97", 98.0, False, 97.0),
     ],
 )
 def test_bounds(text: str, original: float, higher: bool, bound: float) -> None:
@@ -101,17 +184,18 @@ def test_every_shipped_objective_loads(name: str) -> None:
     preset, file = load_objective(name)
     assert file.endswith(f"{name}.toml")
     assert preset.description
-    assert "quality" in preset.limits()
+    assert preset.front or "quality" in preset.limits()
     # What is made small is not limited as well.
     assert preset.minimise not in preset.limits() or preset.minimise == "quality"
 
 
 def test_the_shipped_objectives_are_known() -> None:
-    assert sorted(presets(FOLDER)) == ["balanced", "fastest", "smallest"]
+    assert sorted(presets(FOLDER)) == ["balanced", "fastest", "pareto", "smallest"]
     limits = load_objective("balanced")[0].limits()
     assert limits["size"].bound(1000) == 250
     assert limits["quality"].bound(90, higher_is_better=True) == 89.5
-    assert ObjectivePreset().limits() == {}
+    assert ObjectivePreset().limits() == load_objective("pareto")[0].limits() == {}
+    assert load_objective("pareto")[0].front == ("size", "latency")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +205,10 @@ def test_the_shipped_objectives_are_known() -> None:
         ("schema = 1\nminimize = 'size'", "unknown key 'minimize'; allowed are schema"),
         ("schema = 1\nminimise = 'energy'", "key 'minimise'.*'quality', 'size' or 'latency'"),
         ("schema = 1\nproxy = 'l1'", "key 'proxy'.*'kl' or 'mse'"),
+        ("schema = 1\nfront = ['energy']", "key 'front.0'.*'size' or 'latency'"),
+        ("schema = 1\nfront = 'size'", "key 'front'.*'size'"),
+        ("schema = 1\nfront = ['size', 'size']", "key 'front'.*twice"),
+        ("schema = 1\nfront = ['size']\nminimise = 'latency'", "must be 'quality'.*'latency'"),
         ("schema = 1\nfinalists = 0", "key 'finalists'.*greater than or equal to 1"),
         ("schema = 1\nsize = '25'", "budget size=25: expected a number and a unit"),
         ("schema = 1\nquality = '+1pt'", "says how much may be lost"),

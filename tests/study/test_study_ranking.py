@@ -12,7 +12,14 @@ from autocompress.objective.budget import parse_budget
 from autocompress.study.confirm import quality_threshold, rank
 from autocompress.study.finalist import Verdict
 from autocompress.study.storage import Record
-from autocompress.study.targets import Measured, Target, search_limits, targets_of
+from autocompress.study.targets import (
+    Measured,
+    Target,
+    keeps_hard,
+    search_limits,
+    shortfall,
+    targets_of,
+)
 
 ORIGINAL = Measured(90.0, 1000.0, 1.0)
 
@@ -136,6 +143,25 @@ def test_targets_are_relative_to_the_original_as_measured() -> None:
     assert size.excess(Measured(0, 150, 0), ORIGINAL) == pytest.approx(0.05)
     assert size.excess(Measured(0, 50, 0), ORIGINAL) < 0
     assert quality.excess(Measured(88.5, 0, 0), ORIGINAL) == pytest.approx(1 / 89.5)
+
+
+def test_soft_limits_are_aimed_at_but_do_not_fail() -> None:
+    targets = limits("quality=-1pt", "latency~50%", "size<=10% (soft)")
+    assert [target.soft for target in targets] == [False, True, True]
+    kept, large, slow = Measured(90, 90, 0.4), Measured(89, 200, 0.4), Measured(90, 90, 0.6)
+    assert shortfall(targets, kept, ORIGINAL) == (0, 0, 0)
+    assert shortfall(targets, large, ORIGINAL) == (0, 0, pytest.approx(0.1))
+    assert shortfall(targets, slow, ORIGINAL) == (0, pytest.approx(0.1), 0)
+    assert all(keeps_hard(targets, found) for found in (kept, large, slow))
+    poor = Measured(80, 90, 0.4)
+    assert not keeps_hard(targets, poor)
+    # Hard limits first, then the soft ones in the order given.
+    assert sorted([poor, slow, large, kept], key=lambda m: shortfall(targets, m, ORIGINAL)) == [
+        kept,
+        large,
+        slow,
+        poor,
+    ]
 
 
 def test_search_is_held_to_less_than_the_budget() -> None:
