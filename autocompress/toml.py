@@ -135,6 +135,16 @@ def _sentence(error: ValidationError, record: type[Schema]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]).replace("schema_", "schema")
     if first["type"] == "extra_forbidden":
-        allowed = [name.replace("schema_", "schema") for name in record.model_fields]
+        allowed = [name.replace("schema_", "schema") for name in _fields(record, first["loc"])]
         return f"unknown key {key!r}; allowed are {', '.join(allowed)}"
     return f"key {key!r}: {first['msg']} (got {first.get('input')!r})"
+
+
+def _fields(record: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Keys of the table that holds the unknown key."""
+    for part in loc[:-1]:
+        field = record.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            break
+        record = field.annotation
+    return list(record.model_fields)

@@ -36,7 +36,7 @@ def compress_layer(
         Option, stored layer, and `tr(D H D^T) / tr(W H W^T)` with `D` the change of the weight.
     """
     weight = module.weight.detach().flatten(1).double()  # type: ignore[operator]
-    moment = damped(statistics.second_moment)
+    moment = damped(statistics.second_moment, statistics.damping)
     whole = float(((weight @ moment) * weight).sum().clamp_min(1e-30))
     ordered = sorted(options, key=lambda option: (option.method, option.rank, option))
     for method, of_method in groupby(ordered, key=lambda option: option.method):

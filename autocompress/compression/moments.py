@@ -19,6 +19,7 @@ from autocompress.model.task import Inputs, batches
 
 SAMPLE_EXAMPLES = 128  # examples kept of every layer's input, to set the grid between two factors
 SAMPLE_VALUES = 100_000  # values looked at to choose a grid
+DAMPING = 0.01  # share of the mean diagonal that is added before a moment is inverted
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Statistics:
         sample: Some of the layer's inputs, `(n, ...)` float32.
         input_grid: int8 grid of the input.
         output_grid: int8 grid of the output, after the ReLU where one follows.
+        damping: Share of the mean diagonal that `damped` adds.
     """
 
     second_moment: Tensor
@@ -39,10 +41,15 @@ class Statistics:
     sample: Tensor
     input_grid: Grid
     output_grid: Grid
+    damping: float = DAMPING
 
 
 def collect(
-    model: nn.Module, layers: Sequence[Layer], inputs: Inputs, batch: int = 128
+    model: nn.Module,
+    layers: Sequence[Layer],
+    inputs: Inputs,
+    batch: int = 128,
+    damping: float = DAMPING,
 ) -> dict[str, Statistics]:
     """Runs the calibration inputs through the dense model once.
 
@@ -51,6 +58,7 @@ def collect(
         layers: The layers to watch; Linear or Conv2d.
         inputs: `(n, ...)` for each input of the model.
         batch: Examples in one forward pass.
+        damping: What `Statistics` records for those who invert the moments.
     """
     watchers = {layer.name: _Watcher(model.get_submodule(layer.name), layer) for layer in layers}
     handles = [watcher.module.register_forward_hook(watcher.hook) for watcher in watchers.values()]
@@ -67,6 +75,7 @@ def collect(
             # A pair that shares a tensor shares its grid, so that no requantisation lies between.
             outputs.get(layer.source),
             outputs[layer.name],
+            damping,
         )
         for layer in layers
     }
@@ -100,7 +109,7 @@ class _Watcher:
     def output_grid(self) -> Grid:
         return fit_grid(torch.cat(self.outputs))
 
-    def statistics(self, source: Grid | None, output_grid: Grid) -> Statistics:
+    def statistics(self, source: Grid | None, output_grid: Grid, damping: float) -> Statistics:
         assert isinstance(self.second, Tensor)
         assert isinstance(self.first, Tensor)
         return Statistics(
@@ -109,6 +118,7 @@ class _Watcher:
             sample=torch.cat(self.samples)[:SAMPLE_EXAMPLES],
             input_grid=source or fit_grid(torch.cat(self.inputs)),
             output_grid=output_grid,
+            damping=damping,
         )
 
 
@@ -140,7 +150,7 @@ def fit_grid(values: Tensor) -> Grid:
     return best
 
 
-def damped(second_moment: Tensor, share: float = 0.01) -> Tensor:
+def damped(second_moment: Tensor, share: float = DAMPING) -> Tensor:
     """`H` with `share` of its mean diagonal added, so that it can be inverted."""
     mean = second_moment.diagonal().mean().clamp_min(1e-12)
     return second_moment + share * mean * torch.eye(len(second_moment), dtype=second_moment.dtype)

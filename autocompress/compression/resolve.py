@@ -69,7 +69,7 @@ def _retarget(
     mean: Tensor,
 ) -> tuple[nn.Module, Statistics]:
     """A copy of the layer with the weight that best restores the dense output; its moments."""
-    moment = damped(delivered)
+    moment = damped(delivered, statistics.damping)
     weight = dense.weight.detach().flatten(1).double()  # type: ignore[operator]
     # The damping pulls towards the dense weight, not towards zero.
     wanted = weight @ (cross + (moment - delivered))

@@ -17,6 +17,7 @@ from autocompress.objective.budget import Limit, budget_from, parse_budget
 from autocompress.objective.preset import ObjectivePreset, load_objective
 from autocompress.search.catalogue import SAMPLERS
 from autocompress.search_space.preset import SpacePreset, load_space_preset
+from autocompress.study.knobs import Knobs
 from autocompress.toml import Schema, read, validate
 
 DURATION = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -39,6 +40,7 @@ class StudyFile(Schema):
             `10m`.
         seed: Fixes every draw.
         budget: Limits by name: `size`, `latency`, `quality`.
+        knobs: The few settings that are not per layer.
     """
 
     space: str = "storage"
@@ -53,6 +55,7 @@ class StudyFile(Schema):
     max_time: str = ""
     seed: int = Field(default=0, ge=0)
     budget: dict[str, str] = {}
+    knobs: Knobs = Knobs()
 
 
 @dataclass(frozen=True)

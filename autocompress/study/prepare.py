@@ -71,7 +71,7 @@ def prepare(
     latency, fit = profile_device(study, model, space, folder / "device.json", listener)
 
     listener.stage("bank", "compressing every layer under every option")
-    bank = Bank(folder / "bank", model.content)
+    bank = Bank(folder / "bank", model.key)
     _fill(bank, model, space, listener)
     stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)
 

@@ -48,14 +48,14 @@ class Prices:
         size: Bytes of the file that ships.
         latency: Milliseconds on the device.
         labels: 1 where an option runs on int8 kernels.
-        swap_passes: Full proxy passes that the swap table took.
+        swap_passes: What the swap table took, in full proxy passes.
     """
 
     losses: Mapping[str, Table]
     size: Resource
     latency: Resource
     labels: tuple[NDArray[np.int64], ...]
-    swap_passes: int
+    swap_passes: float
 
 
 def price(
@@ -86,7 +86,13 @@ def price(
         listener: Hears of the progress.
     """
     key = space_key(
-        model, space, SCHEMA, study.settings.seed, study.settings.storage, study.objective.proxy
+        model,
+        space,
+        SCHEMA,
+        study.settings.seed,
+        study.settings.storage,
+        study.objective.proxy,
+        study.settings.knobs.swap_examples,
     )
     known = _known(path, listener)
     if known.get("key") == key:
@@ -194,7 +200,7 @@ def _measure(
         generator,
     )
     thinned = thin(candidates, adjoint, study.space.menu)
-    swap = _swap_losses(thinned, stitcher, proxy, listener)
+    swap = _swap_losses(thinned, stitcher, _swap_proxy(study, model, proxy), listener)
     return thinned, {
         "adjoint": tuple(
             adjoint[unit][[candidates.units[unit].index(option) for option in menu]]
@@ -202,6 +208,15 @@ def _measure(
         ),
         "swap": tuple(swap[unit] for unit in thinned.units),
     }
+
+
+def _swap_proxy(study: Study, model: Model, proxy: Proxy) -> Proxy:
+    """The proxy on as many search inputs as the swap table is measured on."""
+    count = study.settings.knobs.swap_examples
+    if not 0 < count < len(model.search_inputs[0]):
+        return proxy
+    inputs = tuple(tensor[:count] for tensor in model.search_inputs)
+    return Proxy(model.dense, inputs, study.objective.proxy)
 
 
 def _swap_losses(
@@ -253,12 +268,14 @@ def _numbers(
         np.array([int(option.activations == "int8") for option in menu], dtype=np.int64)
         for menu in space.units.values()
     )
+    examples = len(model.search_inputs[0])
+    swap_share = min(study.settings.knobs.swap_examples or examples, examples) / examples
     return Prices(
         losses=tables,
         size=Resource(float(base_bytes(study, model, order)), table(bytes_of)),
         latency=Resource(latency.constant_ms, table(times), edges),
         labels=labels,
-        swap_passes=sum(len(menu) - 1 for menu in space.units.values()),
+        swap_passes=swap_share * sum(len(menu) - 1 for menu in space.units.values()),
     )
 
 

@@ -82,9 +82,10 @@ def _recorded(
         "device": study.device.name,
         "machine": machine_fingerprint(study.device),
         "content": model.content,
-        "kernels": kernels,
     }
     stale = [key for key, value in expected.items() if record.get(key) != value]
+    if not _covers(record.get("kernels"), kernels):
+        stale.append("kernels")
     if stale:
         raise DeviceError(
             f"{path} is stale: it was recorded with another {', '.join(stale)};"
@@ -92,3 +93,12 @@ def _recorded(
         )
     profile = Profile.from_dict(record["profile"])
     return profile.prices, profile.fit
+
+
+def _covers(recorded: object, kernels: dict[str, list[str]]) -> bool:
+    """Whether the same units are recorded, each with every kernel that is asked for."""
+    return (
+        isinstance(recorded, dict)
+        and recorded.keys() == kernels.keys()
+        and all(set(names) <= set(recorded[unit]) for unit, names in kernels.items())
+    )

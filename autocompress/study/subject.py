@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autocompress.compression.bank import fingerprint, recipe
 from autocompress.compression.moments import Statistics, collect
 from autocompress.compression.treated import Treated
-from autocompress.errors import DataError, TaskError
+from autocompress.errors import ConfigError, DataError, TaskError
 from autocompress.hardware.device import reject
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.model.layer import Layer
@@ -23,8 +23,8 @@ from autocompress.model.trace import run, trace
 from autocompress.search_space.space import Space, build_space
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
+from autocompress.study.knobs import Knobs, protected, sparing
 
-COST_SHARE = 0.75  # of the calibration inputs fit the options; the rest judges candidates
 FEWEST = 32  # calibration examples
 
 
@@ -36,8 +36,9 @@ class Model:
         dense: The original, in evaluation mode.
         layers: Every layer, in running order.
         example_inputs: One input as the device sees it.
-        calibration: All calibration inputs, in the user's order.
-        content: Hash of weights and calibration inputs.
+        calibration: The calibration inputs that are used, in the user's order.
+        content: Hash of weights and of all calibration inputs.
+        knobs: How the calibration inputs are shared out, and the damping.
     """
 
     dense: nn.Module
@@ -45,18 +46,26 @@ class Model:
     example_inputs: Inputs
     calibration: Inputs
     content: str
+    knobs: Knobs = Knobs()
+
+    @property
+    def key(self) -> str:
+        """What the bank's entries and a candidate's loss depend on, the options aside."""
+        return f"{self.content} {self.knobs.measured}"
 
     @cached_property
     def cost_inputs(self) -> Inputs:
         """The part that options are fitted to and priced on."""
-        cut = round(COST_SHARE * len(self.calibration[0]))
-        return tuple(tensor[:cut] for tensor in self.calibration)
+        return tuple(tensor[: self._cut] for tensor in self.calibration)
 
     @cached_property
     def search_inputs(self) -> Inputs:
         """The part on which candidates are compared."""
-        cut = round(COST_SHARE * len(self.calibration[0]))
-        return tuple(tensor[cut:] for tensor in self.calibration)
+        return tuple(tensor[self._cut :] for tensor in self.calibration)
+
+    @property
+    def _cut(self) -> int:
+        return round((1 - self.knobs.search_share) * len(self.calibration[0]))
 
     @cached_property
     def graph(self) -> FloatGraph:
@@ -67,7 +76,7 @@ class Model:
     def statistics(self) -> Mapping[str, Statistics]:
         """Second moments and grids of the treated layers on the cost inputs."""
         treated = [layer for layer in self.layers if layer.is_treated]
-        return collect(self.dense, treated, self.cost_inputs)
+        return collect(self.dense, treated, self.cost_inputs, damping=self.knobs.damping)
 
     @cached_property
     def size_bytes(self) -> int:
@@ -109,6 +118,12 @@ def trace_model(study: Study) -> Model:
     dense = study.task.model()
     example_inputs = study.task.example_inputs()
     calibration = study.task.calibration()
+    knobs = study.settings.knobs
+    if 0 < knobs.calibration < FEWEST:
+        raise ConfigError(
+            f"{study.name}: knob calibration = {knobs.calibration}: expected 0, which takes all,"
+            f" or at least {FEWEST} examples"
+        )
     if len(calibration[0]) < FEWEST:
         raise DataError(
             f"{study.task.origin}: calibration() gives {len(calibration[0])} examples; at least"
@@ -119,7 +134,9 @@ def trace_model(study: Study) -> Model:
         run(dense, tuple(tensor[:1] for tensor in calibration))
     except TaskError as error:
         raise DataError(f"{study.task.origin}: calibration(): {error}") from error
-    return Model(dense, layers, example_inputs, calibration, fingerprint(dense, calibration))
+    content = fingerprint(dense, calibration)
+    used = tuple(tensor[: knobs.calibration or None] for tensor in calibration)
+    return Model(dense, layers, example_inputs, used, content, knobs)
 
 
 def look(study: Study, listener: Listener) -> tuple[Model, Space]:
@@ -134,12 +151,12 @@ def look(study: Study, listener: Listener) -> tuple[Model, Space]:
     """
     listener.stage("trace", "finding layers")
     model = trace_model(study)
-    space = build_space(
-        model.layers,
-        study.space,
+    offered = [layer for layer in model.layers if study.space.selects(layer.name)]
+    refused = sparing(
         lambda option, layer: reject(option, layer, study.device, study.settings.storage),
-        study.space_file,
+        protected(offered, study.settings.knobs.protect),
     )
+    space = build_space(model.layers, study.space, refused, study.space_file)
     return model, space
 
 
@@ -148,6 +165,7 @@ def made_from(study: Study, model: Model, space: Space) -> dict[str, str]:
     menus = json.dumps([menus_of(space), study.space.menu])
     return {
         "model or calibration data": model.content[:16],
+        "set of knobs": model.knobs.measured,
         "search space": hashlib.sha256(menus.encode()).hexdigest()[:16],
         "version of the compression code": recipe()[:16],
         "device": study.device.name,
@@ -163,5 +181,5 @@ def menus_of(space: Space) -> dict[str, list[str]]:
 
 def space_key(model: Model, space: Space, *more: object) -> str:
     """Hash of what was compressed, from which menus, by which code, and anything else."""
-    text = json.dumps([model.content, menus_of(space), recipe(), *map(str, more)])
+    text = json.dumps([model.key, menus_of(space), recipe(), *map(str, more)])
     return hashlib.sha256(text.encode()).hexdigest()
