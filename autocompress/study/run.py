@@ -64,7 +64,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
             {**fingerprint, "menu": str(menus_of(prepared.space))},
         )
         log.stage("search", f"{study.settings.evaluations} candidates")
-        history, problem = _search(prepared, storage, log)
+        history, problem = search_all(prepared, storage, log)
         records = storage.records()
         log.stage("confirm", "measuring the best few")
         chosen = choose(prepared, problem, records)
@@ -139,7 +139,7 @@ def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> l
     return list(chosen.values())
 
 
-def _search(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[History, Problem]:
+def search_all(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[History, Problem]:
     """One search for quality; two when size or latency is made small: first the front, which shows
     how much loss the metric bears, then the smallest candidate within that."""
     settings, objective = prepared.study.settings, prepared.study.objective
