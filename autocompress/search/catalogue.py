@@ -9,14 +9,15 @@ from autocompress.search.problem import Problem
 from autocompress.search.sampler import Sampler
 
 DEFAULT = "budget"
-SAMPLERS = (DEFAULT, "tpe", "nsga2", "nsga3", "random")
+SAMPLERS = (DEFAULT, "tpe", "nsga2", "nsga3", "cmaes", "random")
 
 
 def make_sampler(name: str, problem: Problem, rng: np.random.Generator) -> Sampler:
     """A sampler for the problem.
 
     Args:
-        name: `budget` (ours, the default), or one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
+        name: `budget` (ours, the default), `cmaes` (over coefficients of the loss table), or
+            one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
         problem: Loss tables, costs and limits.
         rng: Gives the seed.
 
@@ -29,6 +30,10 @@ def make_sampler(name: str, problem: Problem, rng: np.random.Generator) -> Sampl
         return BudgetSampler(problem, rng)
     if name not in SAMPLERS:
         raise ConfigError(f"sampler {name!r}: allowed are {', '.join(SAMPLERS)}")
+    if name == "cmaes":
+        from autocompress.search.coefficient_sampler import CoefficientSampler
+
+        return CoefficientSampler(problem, int(rng.integers(2**31)))
     # Optuna takes a third of a second to import: only when it is asked for.
     from autocompress.search.optuna_sampler import OptunaSampler
 

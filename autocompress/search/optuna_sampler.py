@@ -1,13 +1,14 @@
 """Optuna's samplers behind our protocol: an in-memory study that is asked and told.
 
-Options become integer parameters (menus are ordered), the limits become constraints, and
-the state that Optuna keeps in a trial's system attributes travels with our trials, so that a
-restart does not set NSGA back to its first generation.
+Options become integer parameters (menus are ordered), the limits become constraints, a front
+becomes several objectives, and the state that Optuna keeps in a trial's system attributes travels
+with our trials, so that a restart does not set NSGA back to its first generation.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -36,6 +37,7 @@ _MAKERS: dict[str, Callable[[int], BaseSampler]] = {
 NAMES = tuple(_MAKERS)
 _REPEATS = 50  # asks in a row that bring nothing new before a batch is cut short
 _FAILED = 1e30  # stands for a loss that is not finite, which Optuna refuses
+_LEAST = 1e-12  # under every loss that is told apart: its logarithm is finite
 
 
 @contextlib.contextmanager
@@ -53,6 +55,10 @@ def _quiet() -> Iterator[None]:
 
 class OptunaSampler:
     """One of Optuna's samplers, minimising `problem.minimise` with the limits as constraints.
+
+    With `problem.front` the study has an objective for the loss and one for each resource of the
+    front.  These are told as logarithms: they span decades, and crowding distances and
+    hypervolumes of the plain values would see the largest alone.
 
     A repeat of a finished candidate is told to Optuna at once, without an evaluation, and another
     one is asked for.
@@ -80,7 +86,9 @@ class OptunaSampler:
         self._known: dict[Candidate, Trial] = {}
         self._pending: dict[Candidate, list[optuna.Trial]] = {}
         with _quiet():
-            self._study = optuna.create_study(sampler=_MAKERS[name](seed))
+            self._study = optuna.create_study(
+                sampler=_MAKERS[name](seed), directions=["minimize"] * (1 + len(problem.front))
+            )
 
     def ask(self, n: int) -> list[Candidate]:
         """Up to `n` new candidates; fewer when Optuna keeps repeating itself."""
@@ -129,7 +137,7 @@ class OptunaSampler:
     def _finish(self, open_trial: optuna.Trial, trial: Trial) -> None:
         for name, value in self._constraints(trial).items():
             open_trial.set_constraint(name, value)
-        self._study.tell(open_trial, self._value(trial))
+        self._study.tell(open_trial, self._values(trial))
 
     def _add(self, trial: Trial) -> None:
         places = (
@@ -147,19 +155,29 @@ class OptunaSampler:
             optuna.create_trial(
                 params=params,
                 distributions=self._distributions,
-                value=self._value(trial),
+                values=self._values(trial),
                 system_attrs=dict(trial.attributes),
                 constraints=self._constraints(trial),
             )
         )
 
-    def _value(self, trial: Trial) -> float:
-        value = self.problem.objective(trial.candidate, trial.loss)
-        return value if np.isfinite(value) else _FAILED
+    def _values(self, trial: Trial) -> list[float]:
+        """What is minimised: one number, or the logarithms of the loss and the front's costs."""
+        if not self.problem.front:
+            value = self.problem.objective(trial.candidate, trial.loss)
+            return [value if np.isfinite(value) else _FAILED]
+        loss = trial.loss if np.isfinite(trial.loss) else _FAILED
+        costs = (self.problem.cost(name, trial.candidate) for name in self.problem.front)
+        return [math.log(max(value, _LEAST)) for value in (loss, *costs)]
 
     def _constraints(self, trial: Trial) -> dict[str, float]:
         """Relative excess over each limit; 0 or less is feasible."""
+        failed = not np.isfinite(trial.loss)
         values = self.problem.resource_costs(trial.candidate)
-        values[LOSS] = trial.loss if np.isfinite(trial.loss) else _FAILED
+        values[LOSS] = _FAILED if failed else trial.loss
         limits = {name: limit for name, limit in self.problem.limits.items() if np.isfinite(limit)}
-        return {name: excess(values[name], limit) for name, limit in limits.items()}
+        found = {name: excess(values[name], limit) for name, limit in limits.items()}
+        if self.problem.front:
+            # A small model that failed would be on the front, were it not for this.
+            found["failed"] = float(failed)
+        return found
