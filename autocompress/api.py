@@ -135,7 +135,8 @@ def compress(
     calibration: Any,
     example_inputs: Any,
     evaluate: Callable[..., float],
-    budget: Mapping[str, str],
+    budget: Mapping[str, str] | None = None,
+    goal: str = "",
     name: str = "model",
     out: Path | str | None = None,
     listener: Listener | None = None,
@@ -149,7 +150,11 @@ def compress(
             inputs, or an iterable of batches.  500 or more examples are a good number.
         example_inputs: One input as the device will see it, a tensor or a tuple.
         evaluate: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`.
-        budget: Limits by name, such as `{"size": "10%", "latency": "80%", "quality": "-0.5pt"}`.
+        budget: Limits by name, such as `{"size": "10%", "latency": "80%", "quality": "-0.5pt"}`;
+            those of the objective hold where there is none.
+        goal: One sentence such as `"minimise latency subject to size<=25% and quality>=-1pt"`,
+            `"as small as possible within 0.5 points"` or `"front of quality, size and latency"`;
+            takes the place of what the objective minimises and of its limits.
         name: Name of the study in the result.
         out: Run directory; give one to be able to resume.  A new temporary folder by default.
         listener: Hears of the progress.
@@ -162,8 +167,7 @@ def compress(
         AutocompressError: If something that was given is not usable; the message names it.
     """
     task = Task(lambda: model, lambda: calibration, lambda: example_inputs, evaluate, "compress()")
-    checked = validate({**settings, "schema_": 1}, StudyFile, "compress()")
-    limits = [f"{key}={value}" for key, value in budget.items()]
-    study = make_study(name, task, checked, limits)
+    keys = {**settings, "goal": goal, "budget": dict(budget or {}), "schema_": 1}
+    study = make_study(name, task, validate(keys, StudyFile, "compress()"))
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="autocompress-"))
     return Result(run_study(study, folder, listener or Silent()))

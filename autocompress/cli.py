@@ -43,7 +43,15 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="NAME=VALUE",
-        help="size=10%, latency=2ms, quality=-0.5pt; may be repeated.",
+        help="size=10%, latency=2ms, quality=-0.5pt, quality>=98.5; ~ for = makes it a soft limit;"
+        " may be repeated.",
+    ),
+]
+Goal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SENTENCE",
+        help="What is wanted in one sentence, see above; replaces the study's goal and budget.",
     ),
 ]
 
@@ -51,6 +59,7 @@ Budget = Annotated[
 @app.command()
 def run(
     study: StudyFolder,
+    goal: Goal = None,
     budget: Budget = None,
     space: Annotated[str | None, typer.Option(help="Search space: preset or .toml.")] = None,
     objective: Annotated[str | None, typer.Option(help="Objective: preset or .toml.")] = None,
@@ -63,12 +72,46 @@ def run(
     max_time: Annotated[
         str | None, typer.Option(help="Stop searching after this time, such as 10m, and confirm.")
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop searching when the front has not grown beyond the noise for the price of"
+            " this many passes over the search inputs; 0 is automatic."
+        ),
+    ] = None,
+    stop_when_met: Annotated[
+        bool | None,
+        typer.Option(
+            "--stop-when-met/--no-stop-when-met",
+            help="Stop searching at the first candidate that keeps all limits, quality measured"
+            " by your metric.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that evaluate; 0 is one for each core.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes every draw.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<study> by default.")
     ] = None,
 ) -> None:
-    """Compress a study's model to its budget; an interrupted run goes on."""
+    """Compress a study's model to its budget; an interrupted run goes on.
+
+    A goal is what is wanted, a joint, and limits joined by "and":
+
+    - minimise latency subject to size<=25% and quality>=-1pt
+    - maximise quality s.t. size<=2MB and latency<=80% (soft)
+    - as small as possible within 0.5 points
+    - front of quality, size and latency
+
+    Wanted: minimise size or latency, maximise quality, as small or fast or
+    good as possible, or a front. Joint: subject to, s.t. or within.
+    Limits on size and latency: a share of the original (25%) or a value
+    (2 MB, 3 ms). On quality: what may be lost (-0.5pt, -1%) or the metric's
+    value (98.5); the metric's name may stand for quality. Signs are <=, >=,
+    and ~ for a soft limit, which may be missed; so may one marked (soft).
+    """
     from rich.console import Console
 
     from autocompress.report.html import write_report
@@ -78,6 +121,7 @@ def run(
     from autocompress.study.run import run_study
 
     overrides = {
+        "goal": goal,
         "space": space,
         "objective": objective,
         "device": device,
@@ -85,6 +129,9 @@ def run(
         "sampler": sampler,
         "evaluations": evaluations,
         "max_time": max_time,
+        "patience": patience,
+        "stop_when_met": stop_when_met,
+        "workers": workers,
         "seed": seed,
     }
     loaded = load_study(study, overrides, budget or ())

@@ -71,7 +71,10 @@ class Metric:
 
     def canonical(self, name: str) -> str:
         """`size`, `latency` or `quality` for a name in a limit; any other name as it is."""
-        return "quality" if name not in LIMITED and name == self.name else name
+        lower = name.strip().lower()
+        if lower in LIMITED:
+            return lower
+        return "quality" if lower == self.name.lower() else name
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,12 +105,14 @@ def parse_limit(name: str, text: str, metric: Metric = ANY_METRIC) -> Limit:
     found = _BOUND.fullmatch(text.strip())
     assert found is not None, "every part may be empty"
     sign, value, soft = found[1] or "=", found[2], bool(found[3]) or found[1] == "~"
-    where, known = f"budget {name}{sign}{value}", metric.canonical(name)
+    is_wrong = value.startswith(("<", ">", "=", "~"))
+    where = f"budget {name}{(found[1] or '') if is_wrong else sign}{value}"
+    known = metric.canonical(name)
     if known not in LIMITED:
         raise ConfigError(
             f"{where}: unknown limit {name!r}; allowed are {', '.join(metric.names)}"
         )
-    if value.startswith(("<", ">", "=", "~")):
+    if is_wrong:
         raise ConfigError(f"{where}: the sign must be one of <=, >=, = and ~")
     units = UNITS[known]
     # `0.5 points` reads better in a sentence.

@@ -13,7 +13,8 @@ from pydantic import Field
 from autocompress.errors import ConfigError
 from autocompress.hardware.device import Device, get_device
 from autocompress.model.task import Task, load_task
-from autocompress.objective.budget import Limit, budget_from, parse_budget
+from autocompress.objective.budget import Limit, Metric, budget_from, parse_budget
+from autocompress.objective.goal import parse_goal, settle
 from autocompress.objective.preset import ObjectivePreset, load_objective
 from autocompress.search.catalogue import SAMPLERS
 from autocompress.search_space.preset import SpacePreset, load_space_preset
@@ -35,7 +36,15 @@ class StudyFile(Schema):
         metric: Name of what `evaluate` returns.
         metric_direction: `maximize` or `minimize`.
         metric_unit: Unit of the metric, for the tables.
+        goal: What is wanted in one sentence, such as `minimise latency subject to size<=25% and
+            quality>=-1pt` (`objective/goal.py` has the grammar); takes the place of what the
+            objective minimises and of its limits.
         evaluations: Candidates measured by the proxy.
+        patience: The search stops when the front has not grown beyond the proxy's noise for the
+            price of that many passes over the search inputs; 0 is automatic.
+        stop_when_met: Whether the search stops at the first candidate that keeps all limits, the
+            one on quality by the user's metric.
+        workers: Processes that evaluate candidates; 0 is one for each core.
         max_time: Longest time for the whole run before it stops searching and confirms, such as
             `10m`.
         seed: Fixes every draw.
@@ -51,7 +60,11 @@ class StudyFile(Schema):
     metric: str = "accuracy"
     metric_direction: Literal["maximize", "minimize"] = "maximize"
     metric_unit: str = ""
+    goal: str = ""
     evaluations: int = Field(default=100, ge=1)
+    patience: int = Field(default=0, ge=0)
+    stop_when_met: bool = False
+    workers: int = Field(default=0, ge=0)
     max_time: str = ""
     seed: int = Field(default=0, ge=0)
     budget: dict[str, str] = {}
@@ -67,7 +80,8 @@ class Study:
         task: The user's callables.
         settings: The study file with overrides applied.
         space: Catalogue of options and the file it came from.
-        objective: What is minimised; its limits hold where `budget` has none.
+        objective: What is minimised; its limits hold where `budget` has none.  A goal has taken
+            the place of both.
         device: Where the model will run.
         budget: Limits by name, objective's defaults included.
         folder: The study's folder; None when it came from Python.
@@ -104,8 +118,9 @@ def load_study(
     Args:
         folder: Holds `study.toml` and `task.py`.
         overrides: Keys of `study.toml` to replace, as given on the command line; None values are
-            skipped.
-        budget: Limits as `NAME=VALUE`; they replace those of the same name.
+            skipped.  A `goal` replaces the file's goal and the file's budget.
+        budget: Limits as `NAME=VALUE`; they replace those of the same name in the file, and may
+            not limit what a `goal` of `overrides` limits.
 
     Raises:
         ConfigError: Naming file and key.
@@ -115,10 +130,14 @@ def load_study(
         raise ConfigError(f"{folder}: no such study folder (it holds study.toml and task.py)")
     file = folder / "study.toml"
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    settings = with_overrides(read(file, StudyFile), given)
+    has_goal = "goal" in given
+    read_in = read(file, StudyFile)
+    if has_goal:
+        read_in = read_in.model_copy(update={"budget": {}})
+    settings = with_overrides(read_in, given)
     try:
         name = folder.resolve().name
-        study = make_study(name, load_task(folder), settings, budget, folder)
+        study = make_study(name, load_task(folder), settings, budget, folder, has_goal)
         return replace(study, overrides=given, given_budget=tuple(budget))
     except ConfigError as error:
         text = str(error)
@@ -133,11 +152,22 @@ def make_study(
     settings: StudyFile,
     budget: Sequence[str] = (),
     folder: Path | None = None,
+    beside_goal: bool = False,
 ) -> Study:
-    """Puts a study together from a task and settings; relative presets start from `folder`.
+    """Puts a study together from a task and settings.
+
+    Args:
+        name: Name of the study.
+        task: The user's callables.
+        settings: The study file with overrides applied.
+        budget: Limits as `NAME=VALUE` that replace those of `settings`.
+        folder: What relative presets start from.
+        beside_goal: Whether `budget` was given together with the goal of `settings`, so that they
+            may not limit the same.
 
     Raises:
-        ConfigError: If a preset, device, sampler or limit is unknown or malformed.
+        ConfigError: If a preset, device, sampler, goal or limit is unknown or malformed, or goal
+            and budget limit the same.
     """
     space, space_file = load_space_preset(settings.space, folder)
     objective, _ = load_objective(settings.objective, folder)
@@ -145,7 +175,14 @@ def make_study(
         raise ConfigError(f"sampler {settings.sampler!r}: allowed are {', '.join(SAMPLERS)}")
     if settings.max_time:
         parse_duration(settings.max_time)
-    limits = objective.limits() | budget_from(settings.budget) | parse_budget(budget)
+    metric = Metric(settings.metric, settings.metric_direction == "maximize")
+    goal = parse_goal(settings.goal, metric) if settings.goal or beside_goal else None
+    beside, later = budget_from(settings.budget, metric), parse_budget(budget, metric)
+    if beside_goal:
+        beside, later = later, {}
+    objective, limits = settle(objective, goal, beside, later)
+    if settings.stop_when_met and not limits:
+        raise ConfigError("stop_when_met: there is no limit that could be met; add one")
     device = get_device(settings.device)
     return Study(name, task, settings, space, space_file, objective, device, limits, folder)
 

@@ -1,0 +1,64 @@
+"""Where a goal may stand: in `study.toml`, on the command line, beside a budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autocompress.errors import ConfigError
+from autocompress.study.config import Study, load_study
+
+GOAL = "minimise latency subject to size<=25% and accuracy>=80"
+
+
+def asked(study: Study) -> tuple[str, dict[str, str]]:
+    limits = {name: limit.text for name, limit in study.budget.items()}
+    return study.objective.minimise, limits
+
+
+def test_a_goal_of_the_file_replaces_the_objectives(make_study: Any) -> None:
+    study = load_study(make_study({}, goal=GOAL, objective="balanced"))
+    assert asked(study) == ("latency", {"size": "25%", "quality": "80"})
+    assert study.budget["quality"].is_value
+    # The metric has that name only where the file gives it.
+    with pytest.raises(ConfigError, match="'accuracy'; allowed are size, latency, quality, f1"):
+        load_study(make_study({}, goal=GOAL, metric="f1"))
+
+
+def test_a_budget_of_the_file_adds_to_its_goal(make_study: Any) -> None:
+    study = load_study(make_study({"latency": "80%"}, goal="as small as possible within 1pt"))
+    assert asked(study) == ("size", {"quality": "-1pt", "latency": "80%"})
+
+
+def test_a_goal_of_the_command_line_replaces_goal_and_budget_of_the_file(make_study: Any) -> None:
+    folder = make_study({"size": "3%", "latency": "9%"}, goal="maximise quality")
+    study = load_study(folder, {"goal": GOAL})
+    assert asked(study) == ("latency", {"size": "25%", "quality": "80"})
+    study = load_study(folder, {"goal": GOAL}, ["latency=50%"])
+    assert asked(study)[1] == {"size": "25%", "quality": "80", "latency": "50%"}
+    assert study.given_budget == ("latency=50%",)
+    assert study.overrides == {"goal": GOAL}
+    with pytest.raises(ConfigError, match="budget limits quality as well"):
+        load_study(folder, {"goal": GOAL}, ["accuracy>=90"])
+
+
+def test_a_budget_of_the_command_line_replaces_limits_of_the_files_goal(make_study: Any) -> None:
+    study = load_study(make_study({}, goal=GOAL), None, ["size~10%"])
+    assert asked(study) == ("latency", {"size": "10%", "quality": "80"})
+    assert study.budget["size"].soft
+
+
+def test_a_front_is_asked_for_by_goal_or_preset(make_study: Any) -> None:
+    by_goal = load_study(make_study({}, goal="front of quality, size and latency"))
+    by_preset = load_study(make_study({}, objective="pareto"))
+    assert by_goal.objective.front == by_preset.objective.front == ("size", "latency")
+    assert by_goal.budget == by_preset.budget == {}
+
+
+def test_settings_that_stop_the_search(make_study: Any) -> None:
+    settings = load_study(make_study()).settings
+    assert (settings.patience, settings.stop_when_met, settings.workers) == (0, False, 0)
+    given = {"patience": 30, "stop_when_met": True, "workers": 2, "goal": None}
+    settings = load_study(make_study(), given).settings
+    assert (settings.patience, settings.stop_when_met, settings.workers) == (30, True, 2)
