@@ -50,3 +50,7 @@ class InfeasibleError(AutocompressError):
     def __init__(self, message: str, binding: str) -> None:
         super().__init__(message)
         self.binding = binding
+
+
+class UndecidedError(InfeasibleError):
+    """The solver gave up before it found a candidate or proved that there is none."""

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array
 
-from autocompress.errors import InfeasibleError
+from autocompress.errors import InfeasibleError, UndecidedError
 from autocompress.search.problem import (
     LOSS,
     Candidate,
@@ -18,13 +18,13 @@ from autocompress.search.problem import (
     Floats,
     Problem,
     Tables,
-    excess,
     slack,
 )
 from autocompress.search.quiet import without_stray_lines
 
 GAP = 1e-6
 MOST_NODES = 1_000_000
+_INFEASIBLE = 2  # status of `milp` when it is proven; any other without a solution is no proof
 _FEASIBILITY = 1e-6  # HiGHS keeps a row only up to this much of its right-hand side
 
 
@@ -63,22 +63,46 @@ def solve_integer(
         nodes: Most nodes of the search tree; bounds the time, the result is then the best so far.
 
     Raises:
-        InfeasibleError: If nothing meets the limits; names the limit or the smallest set of limits
-            that cannot be met together and how close one can get.
+        InfeasibleError: If nothing meets the limits; `infeasible.prove` explains why.
     """
     model = _build(problem, loss)
     found = _run(problem, model, loss, limits, model.rows[minimise], exclude, gap, nodes)
     if found is None:
-        raise _explain(problem, model, loss, limits, exclude)
+        finite = {name: limit for name, limit in limits.items() if np.isfinite(limit)}
+        listed = " and ".join(f"{name} <= {limit:.6g}" for name, limit in finite.items())
+        without = f" without {len(exclude)} excluded candidates" if exclude else ""
+        raise InfeasibleError(f"{listed} cannot be met{without}", ", ".join(finite))
     return found
 
 
-def closest(problem: Problem, loss: Tables, limits: Mapping[str, float]) -> Candidate:
-    """The candidate with the smallest sum of relative excesses over the limits."""
+def closest(
+    problem: Problem,
+    loss: Tables,
+    limits: Mapping[str, float],
+    kept: Mapping[str, float] | None = None,
+) -> Candidate:
+    """The candidate with the smallest sum of relative excesses over the limits.
+
+    Args:
+        problem: Costs, labels and menus.
+        loss: For each unit the loss `(options,)`; infinite forbids the option.
+        limits: Values that may be exceeded.
+        kept: Values that may not.
+
+    Raises:
+        InfeasibleError: If nothing meets `kept`.
+    """
     model = _build(problem, loss)
     names = [name for name, limit in limits.items() if np.isfinite(limit)]
     wide = model.columns + len(names)
     rows, upper = [], []
+    kept = {name: limit for name, limit in (kept or {}).items() if np.isfinite(limit)}
+    for name, limit in kept.items():
+        scale = max(abs(limit - model.constants[name]), 1e-300)
+        row = np.zeros(wide)
+        row[: model.columns] = model.rows[name] / scale
+        rows.append(row)
+        upper.append((slack(limit) - model.constants[name]) / scale)
     for index, name in enumerate(names):
         scale = max(abs(limits[name]), 1e-12)
         row = np.zeros(wide)
@@ -90,9 +114,18 @@ def closest(problem: Problem, loss: Tables, limits: Mapping[str, float]) -> Cand
     tie[model.columns :] = 1.0
     span = np.ptp(model.rows[LOSS]) or 1.0
     tie[: model.columns] = 1e-6 * model.rows[LOSS] / span
-    found = _call(model, tie, np.array(rows), np.array(upper), GAP, None, extra=len(names))
-    assert found is not None, "every candidate has some finite excess"
-    return _read(problem, model, found)
+    for tightening in (0.0, 4 * _FEASIBILITY):
+        room = np.array(upper)
+        room[: len(kept)] -= tightening
+        found = _call(model, tie, np.array(rows), room, GAP, None, extra=len(names))
+        if found is None:
+            break
+        candidate = _read(problem, model, found)
+        if _keeps(problem, loss, kept, candidate):
+            return candidate
+    assert kept, "every candidate has some finite excess"
+    listed = " and ".join(f"{name} <= {limit:.6g}" for name, limit in kept.items())
+    raise InfeasibleError(f"{listed} cannot be met", ", ".join(kept))
 
 
 def reachable(
@@ -104,13 +137,22 @@ def reachable(
         InfeasibleError: If the other limits cannot be met.
     """
     found = solve_integer(problem, loss, limits or {}, minimise=name)
-    return _value(problem, loss, name, found)
+    return value_of(problem, loss, name, found)
 
 
-def _value(problem: Problem, loss: Tables, name: str, candidate: Candidate) -> float:
+def value_of(problem: Problem, loss: Tables, name: str, candidate: Candidate) -> float:
+    """Cost of a candidate, or its additive loss."""
     if name == LOSS:
         return float(sum(values[k] for values, k in zip(loss, candidate, strict=True)))
     return problem.cost(name, candidate)
+
+
+def _keeps(
+    problem: Problem, loss: Tables, limits: Mapping[str, float], candidate: Candidate
+) -> bool:
+    return all(
+        value_of(problem, loss, name, candidate) <= slack(limit) for name, limit in limits.items()
+    )
 
 
 def _build(problem: Problem, loss: Tables) -> _Model:
@@ -208,11 +250,7 @@ def _run(
         if found is None:
             return None
         candidate = _read(problem, model, found)
-        kept = all(
-            _value(problem, loss, name, candidate) <= slack(limit)
-            for name, limit in finite.items()
-        )
-        if kept:
+        if _keeps(problem, loss, finite, candidate):
             return candidate
     return None
 
@@ -270,6 +308,8 @@ def _call(
             constraints=constraints,
             options={"mip_rel_gap": gap, "node_limit": MOST_NODES if nodes is None else nodes},
         )
+    if result.x is None and result.status != _INFEASIBLE and nodes is None:
+        raise UndecidedError(f"no candidate found in {MOST_NODES} nodes of the search tree", "")
     return None if result.x is None else np.asarray(result.x)
 
 
@@ -284,49 +324,3 @@ def _read(problem: Problem, model: _Model, values: Floats) -> Candidate:
     starts = model.starts.astype(int)
     pairs = itertools.pairwise(starts)
     return tuple(int(np.argmax(values[start:stop])) for start, stop in pairs)
-
-
-def _explain(
-    problem: Problem,
-    model: _Model,
-    loss: Tables,
-    limits: Mapping[str, float],
-    exclude: Sequence[Candidate],
-) -> InfeasibleError:
-    """Finds a smallest set of limits that cannot be met together and how close one can get."""
-
-    def best(name: str, others: Mapping[str, float]) -> float:
-        found = _run(problem, model, loss, others, model.rows[name], (), GAP, None)
-        return np.inf if found is None else _value(problem, loss, name, found)
-
-    finite = {name: limit for name, limit in limits.items() if np.isfinite(limit)}
-    alone = {name: best(name, {}) for name in finite}
-    broken = {name: value for name, value in alone.items() if value > slack(finite[name])}
-    if broken:
-        binding = max(broken, key=lambda name: excess(broken[name], finite[name]))
-        parts = [
-            f"{name} <= {finite[name]:.6g} cannot be met: the smallest reachable is {value:.6g}"
-            for name, value in broken.items()
-        ]
-        return InfeasibleError("; ".join(parts), binding)
-    together = dict(finite)
-    for name in list(finite):  # deletion filter: what is left is irreducible
-        rest = {other: limit for other, limit in together.items() if other != name}
-        if rest and _run(problem, model, loss, rest, model.rows[LOSS], (), GAP, None) is None:
-            together = rest
-    if _run(problem, model, loss, together, model.rows[LOSS], (), GAP, None) is not None:
-        return InfeasibleError(
-            f"all candidates within the limits are excluded ({len(exclude)} of them)",
-            ", ".join(finite),
-        )
-    reach = {
-        name: best(name, {other: together[other] for other in together if other != name})
-        for name in together
-    }
-    binding = max(reach, key=lambda name: excess(reach[name], finite[name]))
-    listed = " and ".join(f"{name} <= {together[name]:.6g}" for name in together)
-    closest_values = "; ".join(
-        f"with the other limits kept the smallest reachable {name} is {value:.6g}"
-        for name, value in reach.items()
-    )
-    return InfeasibleError(f"{listed} cannot be met together: {closest_values}", binding)

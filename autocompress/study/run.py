@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from autocompress.errors import InfeasibleError, StorageError
+from autocompress.errors import StorageError, UndecidedError
 from autocompress.search.catalogue import make_sampler
+from autocompress.search.infeasible import prove
 from autocompress.search.problem import LOSS, Problem
 from autocompress.search.sampler import Sampler
-from autocompress.search.solver import solve
 from autocompress.search.sweep import SweepSampler
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
@@ -209,9 +209,11 @@ def _loss_limit(prepared: Prepared, records: Sequence[Record]) -> float:
 
 def _note_infeasible(problem: Problem, log: Log) -> None:
     try:
-        solve(problem, problem.losses["swap"])
-    except InfeasibleError as error:
-        log.note(f"{error}; the search goes for the closest point")
+        found = prove(problem, problem.losses["swap"])
+    except UndecidedError:
+        return
+    if found is not None:
+        log.note(f"{found}; the search goes for the closest point")
 
 
 def _clock(max_seconds: float | None, log: Log) -> Callable[[], bool]:

@@ -136,41 +136,16 @@ def test_forbidden_options_are_never_chosen() -> None:
     assert not set(enumerate(solve(problem, loss))) & set(enumerate(best))
 
 
-def test_infeasible_limit_is_named_with_the_smallest_reachable_value() -> None:
+def test_limits_that_nothing_meets_are_an_error() -> None:
     problem = make_problem(0, edges=True)
     rows = every_candidate(problem)
     least = problem.costs("latency_ms", rows).min()
     limits = {"size_bytes": 4000.0, "latency_ms": 0.3}
-    with pytest.raises(InfeasibleError, match=f"latency_ms <= 0.3 .*{least:.6g}") as caught:
+    with pytest.raises(InfeasibleError, match="size_bytes <= 4000 and latency_ms <= 0.3 cannot"):
         solve(problem, problem.losses["swap"], limits)
-    assert caught.value.binding == "latency_ms"
     assert reachable(problem, problem.losses["swap"], "latency_ms") == pytest.approx(least)
-
-
-def test_limits_that_only_clash_together_are_named_together() -> None:
-    costs = (np.array([1.0, 9.0]),)
-    opposed = (np.array([9.0, 1.0]),)
-    loss = (np.zeros(2),)
-    resources = {
-        "size_bytes": Resource(0, costs),
-        "latency_ms": Resource(0, opposed),
-        "energy_mj": Resource(0, costs),
-    }
-    problem = Problem(("a",), {"swap": loss}, resources)
-    limits = {"size_bytes": 2.0, "latency_ms": 2.0, "energy_mj": 99.0}
-    with pytest.raises(InfeasibleError) as caught:
-        solve(problem, loss, limits)
-    message = str(caught.value)
-    assert "size_bytes <= 2 and latency_ms <= 2 cannot be met together" in message
-    assert "energy_mj" not in message
-    assert "smallest reachable latency_ms is 9" in message
-
-
-def test_single_limit_infeasible_by_dynamic_programme() -> None:
-    problem = make_problem(0)
-    with pytest.raises(InfeasibleError, match="size_bytes <= 10 cannot be met") as caught:
-        solve(problem, problem.losses["swap"], {"size_bytes": 10})
-    assert caught.value.binding == "size_bytes"
+    with pytest.raises(InfeasibleError, match="size_bytes <= 10 cannot be met"):
+        solve(make_problem(0), problem.losses["swap"], {"size_bytes": 10})
 
 
 def test_closest_candidate_has_the_smallest_excess() -> None:
