@@ -59,6 +59,10 @@ def details(
             for verdict in confirmation.verdicts
         ],
         "history": _history_rows(history),
+        "moves": [dict(move) for move in history.moves],
+        "price": dict(history.price),
+        "knee": history.knee,
+        "stopped": history.stopped,
         "audit": {
             "proxy": [asdict(probe) for probe in probes(confirmation)],
             "latency": {
@@ -135,11 +139,15 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
 
 def _history_rows(history: History) -> list[dict[str, Any]]:
     volumes = _hypervolumes([step.record for step in history.steps])
+    passes = np.cumsum([step.record.passes for step in history.steps])
     rows = []
-    for step, volume in zip(history.steps, volumes, strict=True):
+    for step, volume, spent in zip(history.steps, volumes, passes, strict=True):
         rows.append(
             {
                 "evaluation": step.evaluation,
+                "candidate": step.record.id,
+                "passes": round(float(spent), 4),
+                "complete": step.record.complete,
                 "origin": step.record.origin,
                 "loss": step.record.loss,
                 "size_bytes": step.record.size_bytes,
@@ -156,19 +164,29 @@ def _history_rows(history: History) -> list[dict[str, Any]]:
 def _hypervolumes(records: Sequence[Record]) -> list[float]:
     """Hypervolume of the front after each record, as a share of the box that all records span.
 
-    The loss counts as its logarithm, or the worst candidate would hide all others.
+    The loss counts as its logarithm, or the worst candidate would hide all others.  Records that
+    the race dropped add nothing: their loss is that of fewer examples.
     """
-    values = np.array([[record.value(name) for name in NAMES] for record in records])
+    known = [record for record in records if record.complete]
+    if not known:
+        return [0.0] * len(records)
+    values = np.array([[record.value(name) for name in NAMES] for record in known])
     values[:, 0] = np.log10(values[:, 0] + LEAST_LOSS)
     span = np.ptp(values, axis=0)
     scaled = (values - values.min(axis=0)) / np.where(span > 0, span, 1.0)
     # The corner lies just outside, so that the ends of the front count.
     corner = np.full(len(NAMES), 1.01)
-    front, volumes = np.zeros((0, len(NAMES))), []
-    for row in scaled:
-        front = np.vstack([front, row])
-        front = front[non_dominated(front)]
-        volumes.append(hypervolume(front, corner) / float(corner.prod()))
+    front, volumes, volume = np.zeros((0, len(NAMES))), [], 0.0
+    rows = iter(scaled)
+    for record in records:
+        if record.complete:
+            row = next(rows)
+            # Only what no other one beats can add; few records do, and a volume is costly.
+            if not (front <= row).all(1).any():
+                front = np.vstack([front, row])
+                front = front[non_dominated(front)]
+                volume = hypervolume(front, corner) / float(corner.prod())
+        volumes.append(volume)
     return volumes
 
 

@@ -7,8 +7,9 @@ evaluated again; so an interrupted run ends where an undisturbed one would.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from autocompress.objective.quality import Measurement
 from autocompress.search.problem import LOSS, Problem, excess
@@ -35,11 +36,27 @@ class Step:
 
 @dataclass
 class History:
-    """What a search did, in order."""
+    """What a search did, in order.
+
+    Args:
+        steps: Every candidate told to the sampler.
+        evaluated: Those that were measured.
+        recalled: Those that the storage knew already.
+        moves: One record a move: `move`, `asked`, `complete`, `improved`, `earned`, `passes`,
+            `share`.
+        price: What candidates cost: `candidates`, `passes`, `mean`, `full_pass_ms`, `engine_ms`,
+            `pricing_passes`.
+        knee: Id of the candidate at the knee of the front; empty when it has none.
+        stopped: Why the search ended, in a few words.
+    """
 
     steps: list[Step] = field(default_factory=list)
     evaluated: int = 0
     recalled: int = 0
+    moves: Sequence[Mapping[str, Any]] = ()
+    price: Mapping[str, float] = field(default_factory=dict)
+    knee: str = ""
+    stopped: str = ""
 
 
 def search(
