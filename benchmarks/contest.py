@@ -1,28 +1,137 @@
-"""One sampler under one size limit, and what it had found after how many evaluations."""
+"""One contestant, one seed: a run over the whole front, and what it had found at what price."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
-from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+from memo import Memo
 
-from autocompress.objective.adjoint import adjoint_prices
 from autocompress.search.catalogue import DEFAULT, make_sampler
-from autocompress.search.problem import Candidate, Problem
+from autocompress.search.problem import Candidate, Floats, Problem, Resource
 from autocompress.search.sampler import Trial
-from autocompress.search.solver import solve
 from autocompress.study.loop import BATCH
-from autocompress.study.prepare import Prepared
-from autocompress.study.pricing import ADJOINT_EXAMPLES, FIRST_CUT
 
-RIVALS = ("tpe", "nsga2", "nsga3", "random")
 SIZE = "size_bytes"
-CHECKPOINTS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
+OURS = "ours"
+RIVALS = ("cmaes", "tpe", "nsga2", "nsga3", "random")  # samplers, asked like ours
+MOST_PROPOSALS = 2  # of a rival, times its passes: what breaks the limit is proposed for nothing
 _PATIENCE = 20  # empty answers in a row before a sampler counts as dry
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What all contestants share: one problem, one judge.
+
+    Args:
+        study: Its name.
+        units: Names of the units.
+        options: For each unit the ids of its options.
+        losses: The loss tables `adjoint` and `swap`.
+        size: Bytes of the file that ships.
+        original_bytes: What budgets are relative to.
+        budgets: Size limits in bytes by the text that the user wrote, the largest first.
+        pricing: What each table cost, in full passes of the proxy.
+        measure: Loss of a candidate and the seconds of its forward passes.
+        memo: Losses that are known.
+        full_pass_s: Seconds of one full pass.
+        racing: Evaluates what ours asks, by its seed; None measures every candidate in full.
+    """
+
+    study: str
+    units: tuple[str, ...]
+    options: tuple[tuple[str, ...], ...]
+    losses: Mapping[str, tuple[Floats, ...]]
+    size: Resource
+    original_bytes: int
+    budgets: Mapping[str, float]
+    pricing: Mapping[str, float]
+    measure: Callable[[Candidate], tuple[float, float]]
+    memo: Memo
+    full_pass_s: float
+    racing: Callable[[int], Evaluator] | None = None
+
+    @property
+    def largest(self) -> float:
+        """The largest budget, in bytes: the limit of every run."""
+        return max(self.budgets.values())
+
+    def problem(self, tables: Sequence[str] = ("adjoint", "swap")) -> Problem:
+        """The whole front of loss and size, up to the largest budget."""
+        return Problem(
+            units=self.units,
+            losses={name: self.losses[name] for name in tables},
+            resources={SIZE: self.size},
+            limits={SIZE: self.largest},
+            front=(SIZE,),
+            budgets=tuple({SIZE: limit} for limit in self.budgets.values()),
+        )
+
+    def price(self, tables: Sequence[str]) -> float:
+        """What the tables cost, in full passes."""
+        return sum(self.pricing[name] for name in tables)
+
+    def loss(self, candidate: Candidate) -> float:
+        """The loss of a candidate, measured once whoever asks."""
+        known = self.memo.get(candidate)
+        if known is None:
+            known, _ = self.measure(candidate)
+            self.memo.put(candidate, known)
+        return known
+
+
+class Evaluator(Protocol):
+    """Measures batches.  `forward_s` adds up the seconds of its forward passes."""
+
+    forward_s: float
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Trial]:
+        """A trial for each; `spread` 0 and the exact loss where it was measured in full."""
+        ...
+
+
+class InFull:
+    """Measures every candidate anew on every input, so that time is spent as in a study."""
+
+    def __init__(self, contest: Contest) -> None:
+        self.contest = contest
+        self.problem = contest.problem()
+        self.forward_s = 0.0
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Trial]:
+        trials = []
+        for candidate in candidates:
+            loss, seconds = self.contest.measure(candidate)
+            self.forward_s += seconds
+            trials.append(Trial(candidate, loss, self.problem.resource_costs(candidate)))
+        return trials
+
+
+class Recalled:
+    """Measures what nobody has measured yet; each counts as a pass, and costs the time of one.
+
+    What breaks the limit is not measured and free: its bytes are known beforehand, and Optuna
+    ranks it by how far it breaks the limit, whatever its loss.
+    """
+
+    def __init__(self, contest: Contest) -> None:
+        self.contest = contest
+        self.problem = contest.problem()
+        self.forward_s = 0.0
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Trial]:
+        trials = []
+        for candidate in candidates:
+            fits = self.problem.satisfies(candidate)
+            loss = self.contest.loss(candidate) if fits else math.inf
+            self.forward_s += fits * self.contest.full_pass_s
+            costs = self.problem.resource_costs(candidate)
+            trials.append(Trial(candidate, loss, costs, passes=float(fits)))
+        return trials
 
 
 @dataclass(frozen=True)
@@ -31,138 +140,111 @@ class Entry:
 
     Args:
         name: How it is listed.
-        sampler: By the name of the catalogue; empty for the exact solver's one answer.
-        tables: The loss tables that it may read.
-        budget: The size limit as the user wrote it.
-        limit_bytes: The same in bytes.
+        sampler: By the name of the catalogue; empty for a list of candidates.
+        tables: The loss tables that it reads: they are charged.
         seed: Of the sampler.
-        evaluations: Those that count.
-        more: Further ones, only shown.
+        passes: Full passes that it may spend.
+        listed: What is measured where there is no sampler.
     """
 
     name: str
     sampler: str
     tables: tuple[str, ...]
-    budget: str
-    limit_bytes: float
     seed: int
-    evaluations: int
-    more: int = 0
+    passes: float
+    listed: tuple[Candidate, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """What a run came to.  A step is a candidate that was measured in full, within the limit.
 
     Args:
         entry: The run.
-        kl: Best KL within the limit after `entry.evaluations`; infinite when none was within it.
-        kl_after: The same after other numbers of evaluations.
-        better: Every evaluation that was better than all before, with its KL.
-        candidate: The one with that KL; None when there is none.
-        evaluations: Distinct candidates it proposed.
-        within: How many of these kept the limit.
-        ask_tell_ms: CPU time of the sampler for each of them.
+        steps: The candidates, in order.
+        losses: Their losses `(steps,)`.
+        sizes: Their bytes `(steps,)`.
+        passes: Full passes `(steps,)` spent when each was known.
+        seconds: Seconds `(steps,)` spent when each was known.
+        proposals: Distinct candidates proposed.
+        spent: Full passes in all.
+        outside_s: Seconds outside of forward passes.
+        total_s: Seconds in all.
     """
 
     entry: Entry
-    kl: float
-    kl_after: dict[int, float]
-    better: tuple[tuple[int, float], ...]
-    candidate: Candidate | None
-    evaluations: int
-    within: int
-    ask_tell_ms: float
+    steps: tuple[Candidate, ...]
+    losses: Floats
+    sizes: Floats
+    passes: Floats
+    seconds: Floats
+    proposals: int
+    spent: float
+    outside_s: float
+    total_s: float
 
 
-class Judge:
-    """The KL of candidates, each measured once however many samplers propose it.
-
-    Args:
-        prepared: Model, bank, prices and proxy.
-        known: Candidate to KL; shared by all runs.
-    """
-
-    def __init__(self, prepared: Prepared, known: MutableMapping[Candidate, float]) -> None:
-        self.prepared = prepared
-        self.known = known
-
-    def __call__(self, candidate: Candidate) -> float:
-        loss = self.known.get(candidate)
-        if loss is None:
-            loss = self.prepared.evaluate(self.prepared.space.candidate(candidate)).value
-            self.known[candidate] = loss
-        return loss
+def is_complete(trial: Trial) -> bool:
+    """Whether a trial holds the loss on every input, not an estimate or a failure."""
+    return trial.spread == 0 and math.isfinite(trial.loss)
 
 
-def size_problem(prepared: Prepared, tables: Sequence[str], limit_bytes: float) -> Problem:
-    """Smallest KL under a size limit alone."""
-    prices = prepared.prices
-    return Problem(
-        units=tuple(prepared.space.units),
-        losses={name: prices.losses[name] for name in tables},
-        resources={SIZE: prices.size},
-        limits={SIZE: limit_bytes},
-    )
-
-
-def price_passes(prepared: Prepared, tables: Sequence[str]) -> int:
-    """What the tables cost in full proxy passes; for the adjoint an upper bound.
-
-    The adjoint takes one forward pass, its backward passes (at two forward passes each) and one
-    pass of each layer for each option that the first cut left.
-    """
-    passes = 0
-    if "adjoint" in tables:
-        probes = inspect.signature(adjoint_prices).parameters["probes"].default
-        examples = min(ADJOINT_EXAMPLES, len(prepared.model.cost_inputs[0]))
-        share = examples / len(prepared.model.search_inputs[0])
-        passes += math.ceil(share * (1 + 2 * probes + FIRST_CUT * prepared.study.space.menu))
-    if "swap" in tables:
-        passes += prepared.prices.swap_passes
-    return passes
-
-
-def run(entry: Entry, judge: Judge) -> Outcome:
-    """Runs a sampler, or the exact solver when `entry.sampler` is empty."""
-    problem = size_problem(judge.prepared, entry.tables, entry.limit_bytes)
-    if not entry.sampler:
-        candidate = solve(problem, problem.losses[entry.tables[0]])
-        loss = judge(candidate)
-        return Outcome(entry, loss, {1: loss}, ((1, loss),), candidate, 1, 1, 0.0)
+def run(entry: Entry, contest: Contest) -> Outcome:
+    """Runs one contestant."""
     ours = entry.sampler == DEFAULT
-    sampler = make_sampler(entry.sampler, problem, np.random.default_rng([entry.seed, 3]))
-    total = entry.evaluations + entry.more
-    best: tuple[float, Candidate | None] = (math.inf, None)
-    counted, within = best, 0
-    best_after: list[float] = []
-    spent, empty = 0.0, 0
-    while len(best_after) < total and empty < _PATIENCE:
-        begun = time.process_time()
-        # Ours in batches as a study asks it; the others learn from every trial at once.
-        asked = sampler.ask(min(BATCH if ours else 1, total - len(best_after)))
-        spent += time.process_time() - begun
+    evaluate: Evaluator = Recalled(contest)
+    if ours:
+        evaluate = InFull(contest) if contest.racing is None else contest.racing(entry.seed)
+    problem = contest.problem(entry.tables or ("swap",))
+    rng = np.random.default_rng([entry.seed, 3])
+    sampler = make_sampler(entry.sampler, problem, rng) if entry.sampler else None
+    waiting = list(entry.listed)
+    trials: list[Trial] = []
+    passes: list[float] = []
+    seconds: list[float] = []
+    spent, outside, empty = 0.0, 0.0, 0
+    most = math.inf if ours else MOST_PROPOSALS * entry.passes
+    while spent < entry.passes and len(trials) < most and empty < _PATIENCE:
+        begun, before = time.process_time(), evaluate.forward_s
+        if sampler is None:
+            asked, waiting = waiting[:1], waiting[1:]
+            if not asked:
+                break
+        else:
+            # Ours in batches as a study asks it; the others learn from every trial at once.
+            asked = sampler.ask(BATCH if ours else 1)
         empty = 0 if asked else empty + 1
-        trials = []
-        for candidate in asked:
-            fits = problem.satisfies(candidate)
-            # Optuna ranks what breaks a constraint by how far it does, whatever its value: such a
-            # candidate counts as an evaluation but need not be measured.
-            loss = judge(candidate) if fits or ours else math.inf
-            trials.append(Trial(candidate, loss, problem.resource_costs(candidate)))
-            within += fits
-            if fits and loss < best[0]:
-                best = (loss, candidate)
-            best_after.append(best[0])
-            if len(best_after) <= entry.evaluations:
-                counted = best
+        thought = time.process_time() - begun
+        done = evaluate(asked)
+        measured = time.process_time() - begun - thought
+        for trial in done:
+            if is_complete(trial):
+                contest.memo.put(trial.candidate, trial.loss)
         begun = time.process_time()
-        sampler.tell(trials)
-        spent += time.process_time() - begun
-    done = len(best_after)
-    wanted = {count for count in CHECKPOINTS if count <= done} | {entry.evaluations, done}
-    curve = {count: best_after[min(count, done) - 1] for count in sorted(wanted)}
-    steps = enumerate(zip([math.inf, *best_after], best_after, strict=False), 1)
-    better = tuple((number, now) for number, (before, now) in steps if now < before)
-    ask_tell_ms = 1000 * spent / max(done, 1)
-    return Outcome(entry, counted[0], curve, better, counted[1], done, within, ask_tell_ms)
+        if sampler is not None:
+            sampler.tell(done)
+        thought += time.process_time() - begun
+        forward = evaluate.forward_s - before
+        # A recalled loss took no time: what counts is the time that it would have taken.
+        outside += thought + (max(measured - forward, 0.0) if ours else 0.0)
+        spent += sum(trial.passes for trial in done)
+        trials += done
+        passes += [spent] * len(done)
+        seconds += [outside + evaluate.forward_s] * len(done)
+    kept = [
+        number
+        for number, trial in enumerate(trials)
+        if is_complete(trial) and problem.satisfies(trial.candidate)
+    ]
+    return Outcome(
+        entry=entry,
+        steps=tuple(trials[number].candidate for number in kept),
+        losses=np.array([trials[number].loss for number in kept]),
+        sizes=np.array([problem.cost(SIZE, trials[number].candidate) for number in kept]),
+        passes=np.array(passes)[kept],
+        seconds=np.array(seconds)[kept],
+        proposals=len(trials),
+        spent=spent,
+        outside_s=outside,
+        total_s=outside + evaluate.forward_s,
+    )

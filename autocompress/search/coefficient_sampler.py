@@ -16,7 +16,7 @@ from cmaes import CMA
 from autocompress.errors import InfeasibleError
 from autocompress.search.integer import closest
 from autocompress.search.lagrange import solve_nearly
-from autocompress.search.moves import switches
+from autocompress.search.moves import additive, single_switches
 from autocompress.search.problem import LOSS, Candidate, Floats, Problem, Tables
 from autocompress.search.sampler import Trial
 from autocompress.search.seeds import perturbed
@@ -29,8 +29,7 @@ WIDER, WIDEST = 1.5, 2.0  # each restart draws wider, up to so much
 MOST_DOUBLED = 5  # restarts that double the population
 STALE = 2  # generations without a candidate that is new to the rung, then a restart
 _REPEATS = 64  # fruitless draws per rung before a batch is cut short
-_FACTORS = (1.0, 1.0, 1.0, 1.0, 1.25, 1.5, 2.0)  # times the limits, of the fill
-_NEIGHBOURS = 500
+_FACTORS = (*[1.0] * 6, *[1.25] * 3, *[1.6] * 3, *[2.0] * 6)  # times the limits, of the fill
 _WORST = 1e30  # stands for what failed or breaks a measured limit
 _NODES, _GAP = 50, 1e-2
 
@@ -47,9 +46,9 @@ class CoefficientSampler:
     Args:
         problem: Loss tables (the last one is used), costs and limits.
         seed: Of all draws.
-        budgets: Limits by resource name, one mapping a rung.  None: the problem's limits or, with
-            `problem.front`, budgets evenly spaced in the logarithm over the range of the front's
-            resources, together and, if there are several, each alone.
+        budgets: Limits by resource name, one mapping a rung.  None: the problem's budgets, or its
+            limits, or, with a front, budgets evenly spaced in the logarithm over the range of the
+            front's resources, together and, if there are several, each alone.
 
     Attributes:
         origin: For each candidate proposed: `cmaes`, or `fill` for neighbours.
@@ -113,7 +112,7 @@ class CoefficientSampler:
         self.origin[candidate] = origin
 
     def _fill(self, batch: list[Candidate], n: int) -> None:
-        """Tops the batch up with the best neighbours, by the table, of perturbed solutions.
+        """Tops the batch up with the best neighbours of perturbed solutions, one unit away.
 
         First within the limits, then, when these hold nothing new, over them.
         """
@@ -127,8 +126,10 @@ class CoefficientSampler:
             found = self._solve(perturbed(self._table, rng, SIGMA), limits)
             if found is None:
                 continue
-            around = switches(self.problem, self._table, found, limits, _NEIGHBOURS)
-            for candidate in [found, *as_tuples(around)]:
+            around = single_switches(self.problem, found)[0]
+            around = around[self.problem.feasible(around, limits)]
+            order = np.argsort(additive(self._table, around), kind="stable")
+            for candidate in [found, *as_tuples(around[order])]:
                 if len(batch) < n:
                     self._propose(batch, candidate, "fill")
 
@@ -185,11 +186,13 @@ class CoefficientSampler:
 
 
 def ladder(problem: Problem, rungs: int = RUNGS) -> list[dict[str, float]]:
-    """Budgets over the range of the front's resources; without a front one rung without any.
+    """The problem's budgets, or a range of them for its front; else one rung without any.
 
     The cheapest rung lies one step above the smallest cost, the dearest at the limit or, without
     one, at the largest cost.
     """
+    if problem.budgets:
+        return [dict(budget) for budget in problem.budgets]
     names = list(problem.front)
     if not names:
         return [{}]

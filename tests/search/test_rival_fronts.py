@@ -99,6 +99,7 @@ def test_the_ladder_covers_the_range() -> None:
     assert steps == pytest.approx([(high / low) ** 0.25] * 3)
     assert ladder(problem(limit=9000.0), 4)[0]["size_bytes"] == pytest.approx(9000)
     assert ladder(replace(asked, front=())) == [{}]
+    assert ladder(replace(asked, budgets=({"size_bytes": 9.0},))) == [{"size_bytes": 9.0}]
 
 
 def test_each_rung_keeps_its_budget() -> None:
