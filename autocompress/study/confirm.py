@@ -22,7 +22,7 @@ from autocompress.study.events import Listener
 from autocompress.study.finalist import Finalist, Verdict, make_finalist, original_of
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record
-from autocompress.study.targets import Measured, Target, targets_of
+from autocompress.study.targets import Measured, Target, keeps_hard, shortfall, targets_of
 
 ORIGINAL = "original"
 # Two sessions of one and the same graph were seen up to this far apart, lower end of the interval.
@@ -117,7 +117,7 @@ def confirm(
         measured = Measured(
             study.task.evaluate(finalist.module, "selection"), finalist.size_bytes, timing.p20_ms
         )
-        met = all(target.is_met(measured) for target in targets)
+        met = keeps_hard(targets, measured)
         verdicts.append(Verdict(finalist, record, measured, interval.low, interval.high, met))
     ranked = rank(verdicts, base, targets, study.objective.minimise, study.higher_is_better)
     winner = ranked[0] if ranked and not ranked[0].reason else None
@@ -150,18 +150,18 @@ def rank(
     """Best first, each but the winner with the reason why it lost.
 
     One that is larger or slower than the original is never delivered; then those that keep every
-    limit come first, by what is minimised, the others by how far they miss.
+    hard limit come first, by how far they miss the soft ones and then by what is minimised, the
+    others by how far they miss.
     """
 
     def key(verdict: Verdict) -> tuple[float, ...]:
         measured = verdict.measured
         quality = -measured.quality if higher_is_better else measured.quality
         wanted = quality if minimise == "quality" else measured.value(minimise)
-        missed = sum(max(0.0, target.excess(measured, original)) for target in targets)
         return (
             bool(_worse(verdict, original)),
             not verdict.met,
-            missed,
+            *shortfall(targets, measured, original),
             wanted,
             verdict.finalist.loss,
         )

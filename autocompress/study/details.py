@@ -50,6 +50,7 @@ def details(
                     {"size": "size_bytes", "latency": "latency_ms"}.get(name)
                 ),
                 "met": row["met"],
+                "soft": row["soft"],
                 "binding": result["binding"] == name,
             }
             for name, row in result["budget"].items()

@@ -56,7 +56,7 @@ class Verdict:
         measured: Quality on the selection split, bytes, milliseconds.
         latency_low: Lower end of the 90 % interval of its latency over the original's.
         latency_high: Upper end.
-        met: Whether every limit is kept.
+        met: Whether every limit is kept but for the soft ones.
         reason: Why it was not chosen; empty for the winner.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def describe(
         _against(target, study.budget, original, study.higher_is_better)
         for target in confirmation.targets
     ]
-    missed = {t.name: t.excess(final, original) for t in targets if not t.is_met(final)}
+    hard = {t.name: t.excess(final, original) for t in targets if not (t.soft or t.is_met(final))}
+    soft = {t.name: t.excess(final, original) for t in targets if t.soft and not t.is_met(final)}
     predicted = _predicted(prepared, winner, base)
     best = {
         "candidate": winner.record.id if winner else "original",
@@ -76,13 +78,19 @@ def describe(
         "versions": versions(),
         "device": {"name": study.device.name, **machine_fingerprint(study.device)},
         "budget": {
-            t.name: {"text": t.text, "limit": t.bound, "unit": t.unit, "met": t.is_met(final)}
+            t.name: {
+                "text": t.text,
+                "limit": t.bound,
+                "unit": t.unit,
+                "met": t.is_met(final),
+                "soft": t.soft,
+            }
             for t in targets
         },
         "original": costs(original),
         "best": best,
-        "budget_met": winner is not None and not missed,
-        "binding": _binding(prepared, problem, winner, missed),
+        "budget_met": winner is not None and not hard,
+        "binding": _binding(prepared, problem, winner, hard or soft),
         "audit": {
             "proxy_spearman": audit.spearman,
             "proxy_regret": audit.regret,
@@ -147,7 +155,7 @@ def _against(
 ) -> Target:
     """The target with its bound taken from the original on the test split."""
     bound = budget[target.name].bound(original.value(target.name), higher_is_better)
-    return Target(target.name, target.text, bound, target.at_least, target.unit)
+    return replace(target, bound=bound)
 
 
 def _binding(

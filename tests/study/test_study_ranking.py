@@ -37,7 +37,7 @@ def verdict(
     loss: float = 0.1,
 ) -> Verdict:
     measured = Measured(quality, size, ratio * ORIGINAL.latency_ms)
-    met = all(target.is_met(measured) for target in targets)
+    met = keeps_hard(targets, measured)
     finalist: Any = SimpleNamespace(loss=loss)
     return Verdict(finalist, record(id), measured, 0.98 * ratio, 1.02 * ratio, met)
 
@@ -162,6 +162,22 @@ def test_soft_limits_are_aimed_at_but_do_not_fail() -> None:
         slow,
         poor,
     ]
+
+
+def test_soft_limits_decide_among_those_that_keep_the_hard_ones() -> None:
+    targets = limits("quality=-5pt", "size<=10% (soft)", "latency~50%")
+    found = order(
+        [
+            verdict("poor", quality=80, size=50, targets=targets),
+            verdict("good but large", quality=90, size=200, ratio=0.4, targets=targets),
+            verdict("good but slow", quality=90, size=90, ratio=0.7, targets=targets),
+            verdict("within", quality=86, size=90, ratio=0.4, targets=targets),
+        ],
+        targets=targets,
+    )
+    assert [id for id, _ in found] == ["within", "good but slow", "good but large", "poor"]
+    assert dict(found)["good but slow"] == "misses the limit on latency"
+    assert verdict("large", size=200, targets=targets).met, "it misses a soft limit only"
 
 
 def test_search_is_held_to_less_than_the_budget() -> None:
