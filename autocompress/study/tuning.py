@@ -22,6 +22,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from autocompress.compression.bank import recipe
 from autocompress.errors import AutocompressError, ConfigError
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
@@ -79,6 +80,7 @@ def tune(
         "set of studies": "; ".join(_content(study) for study in studies),
         "number of evaluations": str(evaluations),
         "set of choices": str(dict(CHOICES)),
+        "version of the compression code": recipe()[:16],
     }
     runs = _Runs(studies, evaluations, folder, listener)
     with lock(journal):
