@@ -159,7 +159,17 @@ def run(
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_NOT_MET)
-    console.print("budget met, as measured", style="bold green")
+    asked = outcome.result["budget"]
+    missed = [name for name, row in asked.items() if not row["met"]]
+    for name in missed:
+        console.print(
+            f"soft limit on {name} missed: {asked[name]['text']} was aimed at",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    met = "budget met, as measured" if asked else "no limits to meet"
+    console.print(met, style="bold green")
 
 
 @app.command()

@@ -129,6 +129,8 @@ def test_command_line_shows_a_run_from_python(
     [
         ({"budget": {"weight": "1%"}}, "'weight'"),
         ({"budget": {"size": "much"}}, "size=much"),
+        ({"goal": "maximise quality s.t. size<=3%"}, "budget limits size as well"),
+        ({"goal": "be small"}, "'be small' is not understood"),
         ({"samples": 3}, "unknown key 'samples'"),
         ({"evaluations": "many"}, "'evaluations'"),
         ({"space": "nope"}, "no preset 'nope'"),

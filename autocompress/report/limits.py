@@ -34,6 +34,7 @@ class Limit:
         measured: Value of the winner as measured.
         met: Whether the measured value keeps the limit; None when unknown.
         binding: Whether this limit is the one that stops further improvement.
+        soft: Whether it is aimed at but may be missed.
         is_share: Whether values are shares in [0, 1] that read best as percentages.
         predicted_loss: The proxy (KL to the original's outputs), where no quality is predicted.
     """
@@ -48,6 +49,7 @@ class Limit:
     measured: float | None = None
     met: bool | None = None
     binding: bool = False
+    soft: bool = False
     is_share: bool = False
     predicted_loss: float | None = None
 
@@ -68,9 +70,9 @@ class Limit:
     @property
     def asked(self) -> str:
         """The limit in words, such as `at most 51.7 kB`."""
-        return (
-            f"{self.direction} {self.show(self.limit)}" if self.limit is not None else "no limit"
-        )
+        if self.limit is None:
+            return "no limit"
+        return f"{self.direction} {self.show(self.limit)}{' (soft)' if self.soft else ''}"
 
     @property
     def predicted_shown(self) -> str:
@@ -153,9 +155,8 @@ def _limit(
     limit = _first(row.get("limit"), asked.get("limit"))
     text = str(row.get("text") or asked.get("text") or "")
     unit = str(row.get("unit") or asked.get("unit") or "")
-    direction = (
-        "" if limit is None else str(row.get("direction") or _direction(name, limit, original))
-    )
+    told = row.get("direction") or asked.get("direction")
+    direction = "" if limit is None else str(told or _direction(name, limit, original))
     is_within = limit is not None and measured is not None and _keeps(direction, measured, limit)
     said = row.get("met")
     known = is_within if limit is not None and measured is not None else None
@@ -170,6 +171,7 @@ def _limit(
         measured=measured,
         met=said if isinstance(said, bool) else known,
         binding=bool(row.get("binding")) or name in binding_names(result),
+        soft=row.get("soft", asked.get("soft")) is True,
         is_share=name == "quality" and _is_share(text, unit, metric, original),
         predicted_loss=number(predicted.get("loss")) if name == "quality" else None,
     )

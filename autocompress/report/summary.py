@@ -27,13 +27,17 @@ def verdict(run: RunData) -> Verdict:
     if not run.best:
         return Verdict("unfinished", "This run has not finished: there is no winner yet.")
     asked = [limit for limit in run.limits if limit.limit is not None]
-    missed = [limit.name for limit in asked if limit.met is False]
+    missed = [limit.name for limit in asked if limit.met is False and not limit.soft]
+    soft = [limit.name for limit in asked if limit.met is False and limit.soft]
     is_met = run.result.get("budget_met")
     if not asked:
         return Verdict("open", "No limits were asked for.")
     if is_met is False or missed:
         names = " and ".join(missed) or "at least one limit"
         return Verdict("missed", f"Budget not met: {names} stays beyond its limit.")
+    if soft:
+        names = " and ".join(soft)
+        return Verdict("met", f"Budget met; {names} stays beyond what was aimed at (soft).")
     count = "the limit is" if len(asked) == 1 else f"all {len(asked)} limits are"
     return Verdict("met", f"Budget met: {count} kept, as measured.")
 

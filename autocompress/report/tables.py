@@ -52,7 +52,7 @@ def result_table(result: Mapping[str, Any], metric: str = "") -> Table:
         budget = NOTHING
         if limit.limit is not None:
             sign = "≥" if limit.direction == "at least" else "≤"
-            budget = f"{sign} {limit.show(limit.limit)}"
+            budget = f"{sign} {limit.show(limit.limit)}{' (soft)' if limit.soft else ''}"
         name = f"{limit.name} *" if limit.binding else limit.name
         table.add_row(
             Text(printable(name)),

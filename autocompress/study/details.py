@@ -40,9 +40,7 @@ def details(
                 "text": row["text"],
                 "limit": row["limit"],
                 "unit": row["unit"],
-                "direction": "at least"
-                if name == "quality" and prepared.study.higher_is_better
-                else "at most",
+                "direction": row["direction"],
                 "measured": measured[
                     {"quality": "quality", "size": "size_bytes", "latency": "latency_ms"}[name]
                 ],

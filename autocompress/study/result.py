@@ -82,6 +82,7 @@ def describe(
                 "text": t.text,
                 "limit": t.bound,
                 "unit": t.unit,
+                "direction": "at least" if t.at_least else "at most",
                 "met": t.is_met(final),
                 "soft": t.soft,
             }

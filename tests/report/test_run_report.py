@@ -304,6 +304,19 @@ def test_a_missed_budget_is_said_first_and_by_how_much(tmp_path: Path) -> None:
     assert "Predicted 0.633 ms, measured 21.4 % above that" in latency
 
 
+def test_a_missed_soft_limit_does_not_miss_the_budget(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    missed = result()
+    missed["best"]["measured"]["latency_ms"] = 0.76846
+    missed["budget"]["latency"]["soft"] = True
+    missed |= {"budget_met": True, "binding": "latency"}
+    (run / "result.json").write_text(json.dumps(missed))
+    (run / "details.json").unlink()
+    found = verdict(load_run(run))
+    assert found.state == "met"
+    assert found.headline == "Budget met; latency stays beyond what was aimed at (soft)."
+
+
 def test_writing_again_gives_the_same_page(tmp_path: Path) -> None:
     run = fabricate(tmp_path / "run")
     first = write_report(run).read_bytes()

@@ -106,6 +106,17 @@ def test_quality_that_must_fall_keeps_its_direction_and_unit() -> None:
     assert quality.distance == "0.3 beyond"
 
 
+def test_soft_limits_and_floors_above_the_original_are_told() -> None:
+    budget = {
+        "size": {**RESULT["budget"]["size"], "soft": True},
+        "quality": {"text": "99.5", "limit": 0.995, "unit": "", "direction": "at least"},
+    }
+    quality, size, _ = limits_of({**RESULT, "budget": budget})
+    assert (size.soft, size.met, size.asked) == (True, False, "at most 51.7 kB (soft)")
+    assert (quality.soft, quality.met, quality.direction) == (False, False, "at least")
+    assert "≤ 51.7 kB (soft)" in shown(result_table({**RESULT, "budget": budget}), 120)
+
+
 def test_details_win_over_result() -> None:
     rows = [{"name": "size", "limit": 60000, "direction": "at most", "met": True, "binding": True}]
     size = next(limit for limit in limits_of(RESULT, rows) if limit.name == "size")

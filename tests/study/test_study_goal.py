@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import autocompress
 from autocompress.errors import ConfigError
+from autocompress.model.task import load_task
 from autocompress.study.config import Study, load_study
+
+Cli = Callable[..., tuple[int, str, str]]
 
 GOAL = "minimise latency subject to size<=25% and accuracy>=80"
 
@@ -62,3 +69,45 @@ def test_settings_that_stop_the_search(make_study: Any) -> None:
     given = {"patience": 30, "stop_when_met": True, "workers": 2, "goal": None}
     settings = load_study(make_study(), given).settings
     assert (settings.patience, settings.stop_when_met, settings.workers) == (30, True, 2)
+
+
+def test_a_missed_soft_limit_is_reported_and_the_run_is_good(
+    cli: Cli, make_study: Any, with_device: Any, tmp_path: Path
+) -> None:
+    folder, study = with_device(tmp_path / "run"), make_study({"size": "1%"}, evaluations=6)
+    goal = "maximise accuracy subject to size<=60% and latency<=1% (soft)"
+    code, out, err = cli("run", study, "--out", folder, "--goal", goal)
+    assert code == 0, err
+    assert "soft limit on latency missed: 1% was aimed at" in out
+    assert "budget met, as measured" in out
+    result = json.loads((folder / "result.json").read_text())
+    assert result["budget_met"] is True
+    assert result["budget"]["size"]["met"] is True
+    assert (result["budget"]["latency"]["soft"], result["budget"]["latency"]["met"]) == (1, 0)
+    assert result["binding"] == "latency"
+    assert "(soft)" in (folder / "report.html").read_text()
+    # What comes after knows the goal.
+    code, out, err = cli("export", folder, "-o", tmp_path / "again.acz")
+    assert code == 0, err
+    assert result["best"]["candidate"] in out
+
+
+def test_an_absolute_floor_that_the_original_misses_is_not_met(
+    trained: Path, with_device: Any, tmp_path: Path
+) -> None:
+    task = load_task(trained)
+    result = autocompress.compress(
+        task.make_model(),
+        calibration=task.make_calibration(),
+        example_inputs=task.make_example_inputs(),
+        evaluate=task.evaluator,
+        goal="maximise accuracy subject to size<=60% and accuracy>=99.99",
+        space=str(trained / "space.toml"),
+        evaluations=4,
+        out=with_device(tmp_path / "run"),
+    )
+    assert not result.budget_met
+    quality = result.summary["budget"]["quality"]
+    assert (quality["limit"], quality["direction"], quality["met"]) == (99.99, "at least", False)
+    assert result.summary["binding"] == "quality"
+    assert result.summary["budget"]["size"]["met"]
