@@ -34,6 +34,10 @@ class RunData:
         budget: Limits of `details.json`.
         finalists: Candidates that were measured on the device and by the user's metric.
         history: Evaluations of the search, in order.
+        moves: What each move of the search did and earned.
+        price: What a candidate cost the search.
+        knee: Candidate at the knee of the front, or empty.
+        stopped: Why the search ended, or empty.
         proxy: Pairs of proxy loss and measured quality.
         latency: The cost model's audit: `points`, `mape_percent`, `spearman` and others.
         notes: Sentences for the user.
@@ -50,6 +54,10 @@ class RunData:
     budget: tuple[Row, ...] = ()
     finalists: tuple[Row, ...] = ()
     history: tuple[Row, ...] = ()
+    moves: tuple[Row, ...] = ()
+    price: Row = field(default_factory=dict)
+    knee: str = ""
+    stopped: str = ""
     proxy: tuple[Row, ...] = ()
     latency: Row = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -113,6 +121,10 @@ def load_run(run_dir: Path | str) -> RunData:
         budget=_rows(details, "budget", details_path),
         finalists=_rows(details, "finalists", details_path),
         history=_rows(details, "history", details_path),
+        moves=_rows(details, "moves", details_path),
+        price=_object(details, "price", details_path),
+        knee=str(details.get("knee") or ""),
+        stopped=str(details.get("stopped") or ""),
         proxy=_rows(audit, "proxy", details_path),
         latency=_latency_audit(audit, details_path),
         notes=_sentences(details, "notes", details_path),

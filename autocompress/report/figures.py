@@ -105,7 +105,8 @@ FIGURES = {
         Figure(
             "hypervolume",
             "Hypervolume",
-            "What the front dominates; a flat end means that more evaluations bring little.",
+            "What the front dominates; a flat end means that more evaluations bring little. "
+            "The star is the knee of the front, where it was found.",
             "history in details.json",
             hypervolume_figure,
         ),

@@ -12,6 +12,7 @@ from autocompress.report.drawing import (
     BEFORE,
     GOOD,
     LATENCY_SCALE,
+    WARM,
     blank,
     hover,
     limit_line,
@@ -112,6 +113,17 @@ def front_figure(run: RunData) -> go.Figure | None:
             marker={"size": 19, "symbol": "circle-open", "color": GOOD, "line": {"width": 3}},
             name="best",
             hovertext=[best.text],
+            hoverinfo="text",
+        )
+    knee = next((p for p in points if run.knee and p.candidate == run.knee), None)
+    if knee:
+        figure.add_scatter(
+            x=[knee.size_bytes],
+            y=[max(knee.loss, floor)],
+            mode="markers",
+            marker={"size": 14, "symbol": "star", "color": WARM},
+            name=f"knee {safe(knee.candidate)}",
+            hovertext=[knee.text],
             hoverinfo="text",
         )
     original = number(run.original.get("size_bytes"))

@@ -22,6 +22,7 @@ from autocompress.report.html_tables import (
 from autocompress.report.limits import mapping
 from autocompress.report.markup import bullets, command, escaped, pairs_table
 from autocompress.report.page import POLICY, SCRIPT, STYLE
+from autocompress.report.search_tables import moves_table, search_facts
 from autocompress.report.summary import sentences, verdict
 from autocompress.report.units import plain_text, printable, seconds_text, size_text
 
@@ -36,6 +37,8 @@ _SECTIONS = (
 _AUDIT_NAMES = {
     "proxy_spearman": "Proxy: Spearman with the quality",
     "proxy_regret": "Proxy: quality lost by trusting it",
+    "promotions": "Candidates promoted to confirmation because the proxy misled",
+    "promoted": "Candidates promoted to confirmation because the proxy misled",
     "latency_mape": "Cost model: mean error on held-out candidates, %",
 }
 
@@ -117,7 +120,12 @@ def _layers(run: RunData) -> str:
 
 
 def _search(run: RunData) -> str:
-    return _figures(run, "progress", "hypervolume")
+    facts = search_facts(run)
+    return (
+        _figures(run, "progress", "hypervolume")
+        + (pairs_table(facts) if facts else "")
+        + (moves_table(run) if run.moves else "")
+    )
 
 
 def _audit(run: RunData) -> str:
@@ -132,11 +140,13 @@ def _audit(run: RunData) -> str:
         (_AUDIT_NAMES.get(key, key.replace("_", " ")), plain_text(value, 3))
         for key, value in mapping(run.result, "audit").items()
         # The same error stands above, with its unit.
-        if key != "latency_mape" or "mape_percent" not in latency
+        if (key != "latency_mape" or "mape_percent" not in latency) and key != "warning"
     ]
     shown = [(name, value) for name, value in facts if value != "–"]
     figures = _figures(run, "latency", "size", "proxy", "model")
-    return figures + (pairs_table(shown) if shown else "")
+    warning = mapping(run.result, "audit").get("warning")
+    note = f'<div class="note">{escaped(warning)}</div>' if warning else ""
+    return note + figures + (pairs_table(shown) if shown else "")
 
 
 def _provenance(run: RunData) -> str:

@@ -10,6 +10,7 @@ from autocompress.report.drawing import (
     FAINT,
     GOOD,
     SERIES,
+    WARM,
     blank,
     hover,
     log_axis,
@@ -70,20 +71,60 @@ def progress_figure(run: RunData) -> go.Figure | None:
 
 
 def hypervolume_figure(run: RunData) -> go.Figure | None:
-    """Volume that the front dominates, over the evaluations: flat means that nothing new comes."""
+    """Volume that the front dominates over full passes: flat means that nothing new comes.
+
+    Runs that did not count passes are drawn over evaluations.  The knee of the front stands where
+    it was found.
+    """
     rows = [row for row in run.history if number(row.get("hypervolume")) is not None]
     if not rows:
         return None
+    are_counted = all(number(row.get("passes")) is not None for row in rows)
+    axis = "passes" if are_counted else "evaluation"
     figure = blank(height=380)
     figure.add_scatter(
-        x=[row.get("evaluation") for row in rows],
+        x=[row.get(axis) for row in rows],
         y=[row["hypervolume"] for row in rows],
         mode="lines",
         line={"color": ACCENT, "width": 2.5, "shape": "hv"},
         showlegend=False,
-        hovertemplate="evaluation %{x}: %{y:.4g}<extra></extra>",
+        hovertext=[
+            hover(
+                [
+                    f"hypervolume {plain_text(row['hypervolume'], 4)}",
+                    f"evaluation {plain_text(row.get('evaluation'))}"
+                    + (f", {plain_text(row['passes'], 4)} passes" if are_counted else ""),
+                    f"after {seconds_text(row.get('seconds'))}",
+                ]
+            )
+            for row in rows
+        ],
+        hoverinfo="text",
     )
-    figure.update_xaxes(title_text="evaluation")
+    knee = next((row for row in rows if run.knee and row.get("candidate") == run.knee), None)
+    if knee:
+        figure.add_scatter(
+            x=[knee.get(axis)],
+            y=[knee["hypervolume"]],
+            mode="markers+text",
+            marker={"color": WARM, "size": 12, "symbol": "star"},
+            text=[f"knee {safe(run.knee)}"],
+            textposition="bottom right",
+            showlegend=False,
+            hovertext=[
+                hover(
+                    [
+                        f"<b>{safe(run.knee)}</b>, the knee of the front",
+                        f"loss {plain_text(knee.get('loss'), 3)}, "
+                        f"{size_text(knee.get('size_bytes'))}, "
+                        f"{latency_text(knee.get('latency_ms'))}",
+                    ]
+                )
+            ],
+            hoverinfo="text",
+        )
+    title = "full passes over the search inputs" if are_counted else "evaluation"
+    figure.update_xaxes(title_text=title, rangemode="tozero")
     figure.update_yaxes(title_text="hypervolume, higher is better", rangemode="tozero")
     return figure
 

@@ -321,3 +321,107 @@ def test_writing_again_gives_the_same_page(tmp_path: Path) -> None:
     run = fabricate(tmp_path / "run")
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
+
+
+def searched(folder: Path) -> Path:
+    """A finished run whose search counted passes and moves."""
+    run = fabricate(folder)
+    content = details(NAMES)
+    for row, candidate, passes in zip(
+        content["history"], ("a001", "c3f9"), (1.0, 1.25), strict=True
+    ):
+        row |= {"candidate": candidate, "passes": passes, "complete": True}
+    content |= {
+        "moves": [
+            {
+                "move": "level <switch>",
+                "asked": 1200,
+                "complete": 300,
+                "improved": 21,
+                "earned": 0.125,
+                "passes": 50.0,
+                "share": 0.62,
+            },
+            {"move": "relinearise", "asked": 0, "passes": 0.0},
+        ],
+        "price": {
+            "candidates": 1200,
+            "passes": 264.0,
+            "mean": 0.22,
+            "full_pass_ms": 90.0,
+            "engine_ms": 1.1,
+            "pricing_passes": 83.0,
+        },
+        "knee": "c3f9",
+        "stopped": "the front has not grown for 120 passes",
+    }
+    (run / "details.json").write_text(json.dumps(content))
+    return run
+
+
+def figure(text: str, key: str) -> dict[str, Any]:
+    """The plotly figure of a page."""
+    found = re.search(rf'id="figure-{key}-data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return dict(json.loads(found[1]))
+
+
+def test_the_search_shows_moves_price_knee_and_its_end(tmp_path: Path) -> None:
+    text = page(searched(tmp_path / "run"))
+    for shown in (
+        "level &lt;switch&gt;",
+        "1 200",
+        "62 %",
+        "0.0025",  # earned a pass
+        "the front has not grown for 120 passes",
+        "c3f9: loss 0.0312, 50.0 kB, 0.600 ms",
+        "0.22",
+        "1.10 ms",
+        "5.3 %",  # engine: 1.1 of 1.1 + 0.22 * 90 ms
+    ):
+        assert shown in text, shown
+
+
+def test_hypervolume_is_drawn_over_passes_with_the_knee_named(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run")
+    drawn = figure(page(run), "hypervolume")
+    line, knee = drawn["data"]
+    assert line["x"] == [1.0, 1.25]
+    assert (knee["x"], knee["y"], knee["text"]) == ([1.25], [0.4], ["knee c3f9"])
+    assert "passes" in drawn["layout"]["xaxis"]["title"]["text"]
+    names = [trace.get("name") for trace in figure(page(run), "front")["data"]]
+    assert "knee c3f9" in names
+
+
+def test_a_run_that_counted_no_passes_is_drawn_over_evaluations(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    text = page(run)
+    drawn = figure(text, "hypervolume")
+    assert [trace["x"] for trace in drawn["data"]] == [[1, 2]]
+    assert drawn["layout"]["xaxis"]["title"]["text"] == "evaluation"
+    assert "Price of a candidate" not in text
+
+
+def test_what_the_search_left_out_is_left_out(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    bare = {"moves": [{}], "price": {"mean": 0.3}, "knee": "gone", "history": [{}]}
+    (run / "details.json").write_text(json.dumps(bare))
+    text = page(run)
+    assert "Price of a candidate, full passes" in text
+    assert "Engine" not in text
+    (run / "details.json").write_text('{"moves": {"a": 1}}')
+    with pytest.raises(StorageError, match=re.escape("moves must be a list of objects")):
+        load_run(run)
+
+
+def test_the_audit_shows_promotions_and_its_warning_above_all(tmp_path: Path) -> None:
+    run = fabricate(tmp_path / "run")
+    warned = result()
+    warned["audit"] |= {"promotions": 10, "warning": "The proxy misleads: <b>regret</b> 0.4 pt."}
+    (run / "result.json").write_text(json.dumps(warned))
+    text = page(run)
+    section = text[text.index('<section id="audit">') :]
+    assert "Candidates promoted to confirmation" in section
+    warning = "The proxy misleads: &lt;b&gt;regret&lt;/b&gt; 0.4 pt."
+    assert section.count(warning) == 1
+    assert section.index(warning) < section.index("<figure")
