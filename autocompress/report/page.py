@@ -65,8 +65,8 @@ button { font: inherit; font-size: 12.5px; padding: 2px 10px; color: var(--accen
   cursor: pointer; background: transparent; border: 1px solid var(--line); border-radius: 5px;
   white-space: nowrap; }
 button:focus-visible, a:focus-visible { outline: 2px solid var(--accent); }
-.js-plotly-plot :is(.xtick, .ytick, .cbaxis, .g-xtitle, .g-ytitle, .legend, .infolayer .annotation,
-  .colorbar)
+.js-plotly-plot :is(.xtick, .ytick, .textpoint, .cbaxis, .g-xtitle, .g-ytitle, .legend,
+  .infolayer .annotation, .colorbar)
   text, .js-plotly-plot .heatmap-label text { fill: var(--ink) !important; }
 .js-plotly-plot .gridlayer path { stroke: var(--grid) !important; }
 .js-plotly-plot :is(.xlines-above, .ylines-above, path.xtick, path.ytick) {
