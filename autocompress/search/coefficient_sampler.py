@@ -28,7 +28,7 @@ SIGMA = 0.5  # of the first coefficients
 WIDER, WIDEST = 1.5, 2.0  # each restart draws wider, up to so much
 MOST_DOUBLED = 5  # restarts that double the population
 STALE = 2  # generations without a candidate that is new to the rung, then a restart
-_REPEATS = 64  # fruitless draws per rung before a batch is cut short
+_REPEATS, _FEWEST = 64, 4  # fruitless draws per rung before the batch is filled
 _FACTORS = (*[1.0] * 6, *[1.25] * 3, *[1.6] * 3, *[2.0] * 6)  # times the limits, of the fill
 _WORST = 1e30  # stands for what failed or breaks a measured limit
 _NODES, _GAP = 50, 1e-2
@@ -71,6 +71,7 @@ class CoefficientSampler:
         ]
         self._seed = seed
         self._turn = 0
+        self._patience = _REPEATS
         self._known: dict[Candidate, Trial] = {}
         self._pending: set[Candidate] = set()
         self._drawn: set[Candidate | None] = set()
@@ -91,7 +92,7 @@ class CoefficientSampler:
         """Up to `n` new candidates; fewer when all that is drawn is known."""
         batch: list[Candidate] = []
         fruitless = 0
-        while len(batch) < n and fruitless < _REPEATS * len(self._rungs):
+        while len(batch) < n and fruitless < self._patience * len(self._rungs):
             rung = self._rungs[self._turn % len(self._rungs)]
             self._turn += 1
             candidate = self._decode(rung)
@@ -100,6 +101,8 @@ class CoefficientSampler:
             fruitless = fruitless + 1 if candidate in self._drawn else 0
             self._drawn.add(candidate)
             self._propose(batch, candidate, "cmaes")
+        # Where the coefficients lead to nothing new, the next batch tries less long.
+        self._patience = _REPEATS if batch else max(self._patience // 2, _FEWEST)
         self._fill(batch, n)
         return batch
 
