@@ -10,13 +10,14 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-from contest import Contest
+from contest import SIZE, Contest
 from house_format import study_folder
 from memo import Memo
+from ours import play
 
 from autocompress.model.task import Inputs
 from autocompress.objective.adjoint import adjoint_prices
@@ -113,13 +114,15 @@ def contest_of(prepared: Prepared, options: argparse.Namespace, folder: Path) ->
         units=tuple(space.units),
         options=menus,
         losses=prices.losses,
-        size=prices.size,
+        resources={SIZE: prices.size, "latency_ms": prices.latency},
+        labels=prices.labels,
         original_bytes=original,
         budgets=dict(sorted(budgets.items(), key=lambda item: -item[1])),
         pricing={"adjoint": adjoint_passes(prepared), "swap": float(prices.swap_passes)},
         measure=measure,
         memo=Memo(folder / "losses.sqlite", _content(prepared, menus)),
         full_pass_s=statistics.median(measure(candidate)[1] for candidate in drawn),
+        play=partial(play, prepared=prepared),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from memo import Memo
 
 from autocompress.search.catalogue import DEFAULT, make_sampler
-from autocompress.search.problem import Candidate, Floats, Problem, Resource
+from autocompress.search.problem import Candidate, Floats, Integers, Problem, Resource
 from autocompress.search.sampler import Trial
 from autocompress.study.loop import BATCH
 
@@ -32,28 +32,31 @@ class Contest:
         units: Names of the units.
         options: For each unit the ids of its options.
         losses: The loss tables `adjoint` and `swap`.
-        size: Bytes of the file that ships.
+        resources: Costs by name, `size_bytes` among them.
+        labels: For each unit which options `(options,)` are int8; empty when none is.
         original_bytes: What budgets are relative to.
         budgets: Size limits in bytes by the text that the user wrote, the largest first.
         pricing: What each table cost, in full passes of the proxy.
         measure: Loss of a candidate and the seconds of its forward passes.
         memo: Losses that are known.
         full_pass_s: Seconds of one full pass.
-        racing: Evaluates what ours asks, by its seed; None measures every candidate in full.
+        play: Runs ours as a study runs it; None asks it like the others and measures every
+            candidate in full.
     """
 
     study: str
     units: tuple[str, ...]
     options: tuple[tuple[str, ...], ...]
     losses: Mapping[str, tuple[Floats, ...]]
-    size: Resource
+    resources: Mapping[str, Resource]
+    labels: tuple[Integers, ...]
     original_bytes: int
     budgets: Mapping[str, float]
     pricing: Mapping[str, float]
     measure: Callable[[Candidate], tuple[float, float]]
     memo: Memo
     full_pass_s: float
-    racing: Callable[[int], Evaluator] | None = None
+    play: Callable[[Entry, Contest], Outcome] | None = None
 
     @property
     def largest(self) -> float:
@@ -65,7 +68,8 @@ class Contest:
         return Problem(
             units=self.units,
             losses={name: self.losses[name] for name in tables},
-            resources={SIZE: self.size},
+            resources=self.resources,
+            labels=self.labels,
             limits={SIZE: self.largest},
             front=(SIZE,),
             budgets=tuple({SIZE: limit} for limit in self.budgets.values()),
@@ -168,6 +172,8 @@ class Outcome:
         seconds: Seconds `(steps,)` spent when each was known.
         proposals: Distinct candidates proposed.
         spent: Full passes in all.
+        work: What these took in multiply-adds, in those of a pass of the whole model; less where
+            activations were reused.
         outside_s: Seconds outside of forward passes.
         total_s: Seconds in all.
     """
@@ -180,6 +186,7 @@ class Outcome:
     seconds: Floats
     proposals: int
     spent: float
+    work: float
     outside_s: float
     total_s: float
 
@@ -192,9 +199,9 @@ def is_complete(trial: Trial) -> bool:
 def run(entry: Entry, contest: Contest) -> Outcome:
     """Runs one contestant."""
     ours = entry.sampler == DEFAULT
-    evaluate: Evaluator = Recalled(contest)
-    if ours:
-        evaluate = InFull(contest) if contest.racing is None else contest.racing(entry.seed)
+    if ours and contest.play is not None:
+        return contest.play(entry, contest)
+    evaluate: Evaluator = InFull(contest) if ours else Recalled(contest)
     problem = contest.problem(entry.tables or ("swap",))
     rng = np.random.default_rng([entry.seed, 3])
     sampler = make_sampler(entry.sampler, problem, rng) if entry.sampler else None
@@ -245,6 +252,7 @@ def run(entry: Entry, contest: Contest) -> Outcome:
         seconds=np.array(seconds)[kept],
         proposals=len(trials),
         spent=spent,
+        work=spent,
         outside_s=outside,
         total_s=outside + evaluate.forward_s,
     )

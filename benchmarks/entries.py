@@ -57,7 +57,7 @@ def uniform(contest: Contest) -> tuple[Candidate, ...]:
     # Unit costs may hold headers alone for a tiny layer: never less than a byte.
     shares = [
         np.log(np.maximum(sizes, 1.0) / max(float(sizes.max()), 1.0))
-        for sizes in contest.size.units
+        for sizes in contest.resources[SIZE].units
     ]
     found: dict[Candidate, None] = {}
     for option in dict.fromkeys(option for menu in contest.options for option in menu):

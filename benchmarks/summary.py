@@ -78,6 +78,7 @@ def _row(item: Scored, contest: Contest) -> dict[str, Any]:
         "entry": item.name,
         "seed": item.seed,
         "search_passes": outcome.spent,
+        "work_passes": outcome.work,
         "pricing_passes": item.pricing,
         "proposals": outcome.proposals,
         "measured_within_limit": len(outcome.steps),
@@ -147,6 +148,8 @@ def study_summary(
         "worst_ratio": finite(round(min(ratios), 4)),
         "hypervolume_at": volume_at,
         "price_per_candidate": price_per_candidate(mine),
+        "work_per_candidate": sum(item.outcome.work for item in mine)
+        / max(sum(item.outcome.proposals for item in mine), 1),
         "overhead_ms": overhead_of(mine)[0],
         "overhead_share": overhead_of(mine)[1],
         "regret_points": None if regret is None else regret.points,
