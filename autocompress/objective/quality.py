@@ -4,7 +4,9 @@ times.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from autocompress.model.task import Inputs, batches
 from autocompress.model.trace import run
 
 WORST = 1e9  # stands in for a loss that is not finite
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,11 @@ class Measurement:
         unit: Such as `nat`.
         direction: `minimize` or `maximize`.
         spread: Standard error of the mean.
-        samples: `(n,)` value of each example, for paired comparisons.
+        samples: `(n,)` value of each example, for paired comparisons; NaN where not measured.
+        passes: What it cost, in passes of the model over all examples.
+        seconds: Time it took.
+        doubt: Relative standard error of `value` as an estimate of the mean over all examples; 0
+            when all were measured.
     """
 
     value: float
@@ -35,6 +42,19 @@ class Measurement:
     direction: str
     spread: float
     samples: NDArray[np.float64]
+    passes: float = 1.0
+    doubt: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example was measured."""
+        return self.doubt == 0
+
+    @property
+    def examples(self) -> int:
+        """On how many examples it was measured."""
+        return int(np.isfinite(self.samples).sum())
 
 
 class Proxy:
@@ -71,20 +91,63 @@ class Proxy:
         self._reference = torch.log_softmax(reference, -1) if kind == "kl" else reference
         self._variance = float(reference.var().clamp_min(1e-12))
 
+    @cached_property
+    def parts(self) -> tuple[slice, ...]:
+        """The inputs cut into up to `PARTS` parts of nearly equal length, for racing."""
+        count = len(self.inputs[0])
+        ends = np.linspace(0, count, min(PARTS, count) + 1).round().astype(int).tolist()
+        return tuple(slice(a, b) for a, b in itertools.pairwise(ends))
+
+    def part(self, index: int) -> Inputs:
+        """The inputs of one part."""
+        return tuple(tensor[self.parts[index]] for tensor in self.inputs)
+
     def __call__(self, model: nn.Module) -> Measurement:
         """Measures a model; one full pass over the inputs."""
         self.passes += 1
-        outputs = self._outputs(model)
+        return self.measured(self.score(self._outputs(model)))
+
+    def score(self, outputs: Tensor, rows: slice = slice(None)) -> NDArray[np.float64]:
+        """The loss `(n,)` of each example, from a model's outputs `(n, ...)` for `rows`."""
+        reference = self._reference[rows]
         if self.kind == "kl":
-            difference = self._reference - torch.log_softmax(outputs, -1)
-            values = (self._reference.exp() * difference).sum(-1)
+            difference = reference - torch.log_softmax(outputs.double(), -1)
+            values = (reference.exp() * difference).sum(-1)
         else:
-            values = (outputs - self._reference).square() / self._variance
+            values = (outputs.double() - reference).square() / self._variance
         means = values.reshape(len(values), -1).mean(1)
-        samples = torch.nan_to_num(means, nan=WORST, posinf=WORST).clamp(0, WORST).numpy()
-        spread = float(samples.std(ddof=1) / len(samples) ** 0.5) if len(samples) > 1 else 0.0
+        worst = torch.nan_to_num(means, nan=WORST, posinf=WORST).clamp(0, WORST)
+        return np.asarray(worst.numpy(), dtype=np.float64)
+
+    def pushes(self, outputs: Tensor, rows: slice = slice(None)) -> Tensor:
+        """How outputs `(n, ...)` differ from the original's, `(n, k)` float32, as a vector whose
+        squared length is about the loss.
+
+        For `kl`, to second order, half the variance of the change of the logits under the
+        original's probabilities.  Not finite outputs give zeros.
+        """
+        reference = self._reference[rows]
+        if self.kind == "kl":
+            chances = reference.exp()
+            change = torch.log_softmax(outputs.double(), -1) - reference
+            change = change - (chances * change).sum(-1, keepdim=True)
+            pushed = (chances / 2).sqrt() * change
+            share = pushed[0, ..., 0].numel()
+        else:
+            pushed = (outputs.double() - reference) / self._variance**0.5
+            share = pushed[0].numel()
+        flat = torch.nan_to_num(pushed.flatten(1), posinf=0.0, neginf=0.0)
+        scaled: Tensor = (flat / share**0.5).float()
+        return scaled
+
+    def measured(
+        self, samples: NDArray[np.float64], passes: float = 1.0, doubt: float = 0.0
+    ) -> Measurement:
+        """The measurement that per-example losses `(n,)` make; those not measured are NaN."""
+        known = samples[np.isfinite(samples)]
+        spread = float(known.std(ddof=1) / len(known) ** 0.5) if len(known) > 1 else 0.0
         unit = "nat" if self.kind == "kl" else "share of variance"
-        return Measurement(float(samples.mean()), unit, "minimize", spread, samples)
+        return Measurement(float(known.mean()), unit, "minimize", spread, samples, passes, doubt)
 
     def _outputs(self, model: nn.Module) -> Tensor:
         # float64 after the logits: differences of 1e-7 nats are compared.

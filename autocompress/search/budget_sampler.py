@@ -1,8 +1,8 @@
 """Our sampler: exact seeds from the tables, then neighbours of the best that a surrogate prefers.
 
-The surrogate is fitted to the told trials; its value of every single switch at the incumbent gives
-a re-linearised table that is solved again (measured switches replace the model's).  What the
-solver gives, switches of a few units and solutions of perturbed tables compete by expected gain.
+It keeps a few *anchors*, the budgets that matter: the limits themselves, or points spread over the
+front.  Each batch draws anchors and moves by what they have earned; the moves propose candidates
+within the anchor's limits, and the surrogate picks those that it expects to improve most.
 """
 
 from __future__ import annotations
@@ -12,28 +12,32 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from autocompress.errors import InfeasibleError
-from autocompress.search.acquisition import pick
+from autocompress.search.attainment import Attainment
 from autocompress.search.integer import closest, solve_integer
+from autocompress.search.ladder import ladder
 from autocompress.search.lagrange import solve_nearly
-from autocompress.search.moves import additive, single_switches, switches
-from autocompress.search.problem import LOSS, Candidate, Floats, Integers, Problem, Tables, slack
+from autocompress.search.landscape import Landscape
+from autocompress.search.mix import Mix
+from autocompress.search.moves import Neighbourhood, additive, descend
+from autocompress.search.problem import LOSS, Candidate, Floats, Problem
+from autocompress.search.proposals import MOVES, Proposer
 from autocompress.search.sampler import Trial
 from autocompress.search.seeds import perturbed, scaled_limits, seeds
 from autocompress.search.space import LARGEST, Listing, as_tuples
-from autocompress.search.surrogate import Surrogate, blend, fit
+from autocompress.search.surrogate import Basis, Surrogate, blend, fit
 
-FRONT_EVERY = 4  # one candidate in so many serves another budget than the target
-FRONT_RANGE = (0.5, 2.0)
+SLOTS = 4  # candidates for one anchor at a time
+EXPLORE = 0.25  # share of the anchors that are moved along the front
+RANGE = (0.5, 2.0)  # of the limits, for those that are moved away from a single budget
 WIDEST = 2.0  # times the limits: nothing larger is ever proposed
-REFIT_EVERY = 8  # trials
-MOST_TRAINED = 200  # trials; the fit costs their number cubed
-POOL = 2000
-PARENTS = 3
-REFINE_SIGMA = 0.2
+RUNGS = {1: 16, 2: 24}  # anchors of a front, by the number of its costs
+MOST_TRAINED = 128  # trials; the fit costs their number cubed
+LATEST = 32  # of these are the latest, the others those with a loss like the anchor's
+NOISE = 0.002  # falls of the log loss up to this are no progress
 
 
 class BudgetSampler:
-    """Proposes candidates near the limits with a small loss; repeats none.
+    """Proposes candidates of small loss at every budget that matters; repeats none.
 
     What is asked depends only on the problem, the seed, and the trials told so far, in their
     order: a process that was killed and is told the same trials goes on in the same way.
@@ -41,33 +45,76 @@ class BudgetSampler:
     Args:
         problem: Loss tables, costs and limits.
         rng: Gives the seed; not kept.
+        explore: Share of the anchors that are moved along the front.
 
     Attributes:
-        origin: For each candidate proposed: `seed` (solver on the tables), `relinearise` (solver
-            on the table measured at the incumbent, or near that), `switch` (a few units changed),
-            `perturb` (solver on a perturbed table, or near that), `screen` (found by listing a
-            small space), `front` (for another budget), `fill` (nothing better was left).
+        origin: For each candidate proposed: `seed` (solver on the tables), a move
+            (`relinearise`, `switch`, `perturb`, `crossover`), or `fill` (nothing better was left).
         limits: The limits that are aimed at: the problem's, or, when they cannot be met, the costs
             of the closest candidate.
+        moves: What each move has earned.
     """
 
-    def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
+    def __init__(
+        self, problem: Problem, rng: np.random.Generator, explore: float = EXPLORE
+    ) -> None:
         self.problem = problem
         self.origin: dict[Candidate, str] = {}
         self._seed = int(rng.integers(2**62))
+        self._explore = explore
         self._tables = list(problem.losses.values())
         if len(self._tables) > 1:
             self._tables.append(blend(self._tables))
+        self._bases = [Basis(table) for table in self._tables]
+        self._bases += [
+            Basis(problem.losses[name], products) for name, products in problem.products.items()
+        ]
         self.limits = self._reachable_limits()
+        watched = problem.front or tuple(n for n in self.limits if n != LOSS)
+        self._names = watched or tuple(problem.resources)
+        self._attained = Attainment(problem, self._names)
         self._trials: list[Trial] = []
         self._seen: set[Candidate] = set()
-        self._model: tuple[int, Surrogate] | None = None
-        self._chosen: tuple[int, int, Floats] | None = None
-        wide = scaled_limits(problem, self.limits, WIDEST) if self.limits else {}
-        self._space = Listing(problem, wide) if problem.space_size <= LARGEST else None
-        self._wide = wide
-        seeding = np.random.default_rng([self._seed, 0])
-        self._seeds = list(dict.fromkeys(seeds(problem, self.limits, self._tables, seeding)))
+        self._chosen = (0, len(self._bases) - 1, np.zeros(0))
+        self._listing: Listing | None = None
+        self._anchors, self._seeds = self._begin()
+        self.moves = Mix(MOVES)
+        self._turns = Mix([str(index) for index in range(len(self._anchors))])
+        self._turn: dict[Candidate, str] = {}
+        self._proposer = Proposer(problem, self._tables[-1], self._attained)
+
+    def _begin(self) -> tuple[list[dict[str, float]], list[Candidate]]:
+        """The anchors, and the solver's answers for them and for a spread of others."""
+        resources = {name: limit for name, limit in self.limits.items() if name != LOSS}
+        rng = np.random.default_rng([self._seed, 0])
+        if not self.problem.front:
+            first = self._solve(self._bases[-1].landscape, resources)
+            tables = seeds(self.problem, self.limits, self._tables, rng)
+            known = [*([first] if first else []), *tables]
+            return [resources], list(dict.fromkeys(known))
+        landscape = self._bases[-1].landscape
+        rungs = ladder(self.problem, landscape, self._names, RUNGS.get(len(self._names), 32))
+        anchors = [{**resources, **budget} for budget in self.problem.budgets]
+        solved = [
+            found
+            for basis in self._bases[::-1]
+            for limits in anchors
+            if (found := self._solve(basis.landscape, limits)) is not None
+        ]
+        if not anchors:
+            solved = rungs
+            anchors = [
+                {**resources, **{name: self.problem.cost(name, rung) for name in self._names}}
+                for rung in rungs
+            ]
+        return anchors, list(dict.fromkeys([*solved, *rungs]))
+
+    def _solve(self, landscape: Landscape, limits: Mapping[str, float]) -> Candidate | None:
+        """Near the optimum of a landscape within limits, None when nothing is found."""
+        found = solve_nearly(self.problem, landscape.table, limits)
+        if found is None or landscape.products is None:
+            return found
+        return descend(Neighbourhood(self.problem, landscape.table), landscape, found, limits)
 
     def _reachable_limits(self) -> dict[str, float]:
         limits = dict(self.problem.limits)
@@ -86,13 +133,26 @@ class BudgetSampler:
         """The candidate's origin, for the record; nothing of it is needed when told."""
         return {"origin": self.origin[candidate]} if candidate in self.origin else {}
 
+    def rival(self, candidate: Candidate) -> Candidate | None:
+        """The complete trial that a candidate must beat to be of use; None if there is none."""
+        trial = self._attained.rival(candidate)
+        return trial.candidate if trial is not None else None
+
     def tell(self, trials: Sequence[Trial]) -> None:
         """Takes finished trials; a failed one (loss not finite) is only not proposed again."""
         for trial in trials:
             self._see(trial.candidate)
             forbidden = not self.problem.feasible(np.array([trial.candidate]), {})[0]
-            if np.isfinite(trial.loss) and not forbidden:
-                self._trials.append(trial)
+            if not np.isfinite(trial.loss) or forbidden:
+                continue
+            self._trials.append(trial)
+            complete = trial.spread == 0
+            gain = self._attained.add(trial) if complete else 0.0
+            move = self.origin.get(trial.candidate, "told")
+            self.moves.tell(move, gain, trial.passes, complete, NOISE)
+            if trial.candidate in self._turn:
+                turn = self._turn[trial.candidate]
+                self._turns.tell(turn, gain, trial.passes, complete, NOISE)
 
     def ask(self, n: int) -> list[Candidate]:
         """Up to `n` new candidates; fewer when all within twice the limits are known."""
@@ -101,30 +161,11 @@ class BudgetSampler:
             if len(batch) < n and candidate not in self._seen:
                 self._propose(batch, candidate, "seed")
         rng = np.random.default_rng([self._seed, 1, len(self._seen)])
-        if len(batch) < n and len(self._trials) > 2:
-            first = len(self._seen)
-            wanted = range(first, first + n - len(batch))
-            fronts = sum(index % FRONT_EVERY == 0 for index in wanted)
-            self._refine(batch, self.limits, len(wanted) - fronts, rng, "")
-            for _ in range(fronts):
-                self._serve_front(batch, rng)
+        if len(batch) < n and len(self._attained.trials) > 0 and len(self._trials) > 2:
+            for start in range(len(batch), n, SLOTS):
+                self._refine(batch, min(SLOTS, n - start), rng)
         self._fill(batch, n, rng)
         return batch
-
-    def _serve_front(self, batch: list[Candidate], rng: np.random.Generator) -> None:
-        """One candidate for a random budget; small ones may be out of reach, so try a few."""
-        before = len(batch)
-        low, high = np.log(FRONT_RANGE)
-        for _ in range(4):
-            self._refine(
-                batch, self._scaled(float(np.exp(rng.uniform(low, high)))), 1, rng, "front"
-            )
-            if len(batch) > before:
-                return
-
-    def _scaled(self, factor: float) -> dict[str, float]:
-        names = (LOSS,) if self.problem.minimise != LOSS and LOSS in self.limits else ()
-        return scaled_limits(self.problem, self.limits, factor, names)
 
     def _propose(self, batch: list[Candidate], candidate: Candidate, origin: str) -> None:
         self._see(candidate)
@@ -133,175 +174,105 @@ class BudgetSampler:
 
     def _see(self, candidate: Candidate) -> None:
         self._seen.add(candidate)
-        if self._space is not None:
-            self._space.see([candidate])
+        if self._listing is not None:
+            self._listing.see([candidate])
 
-    def _refine(
-        self,
-        batch: list[Candidate],
-        limits: Mapping[str, float],
-        count: int,
-        rng: np.random.Generator,
-        origin: str,
-    ) -> None:
-        if count < 1:
+    def _refine(self, batch: list[Candidate], count: int, rng: np.random.Generator) -> None:
+        """Proposes `count` candidates for one anchor."""
+        turn = self._turns.draw(1, rng)[0]
+        limits, best = self._aim(dict(self._anchors[int(turn)]), rng)
+        parents = self._attained.best(limits, 3)
+        if not parents:
+            nearest = self._attained.nearest(limits)
+            parents = [nearest] if nearest is not None else []
+        if not parents:
             return
-        model = self._surrogate()
-        pool = self._pool(model, limits, rng, 1 if origin else min(PARENTS, 1 + count))
-        if not pool:
-            return
-        names = list(pool)
-        rows = np.array(names, dtype=np.int64)
-        ranked, feasible = self._ranked(limits)
-        if self.problem.minimise == LOSS:
-            chosen = pick(model, rows, count, float(np.log(max(ranked[0].loss, 1e-300))))
-        else:
-            costs = self.problem.costs(self.problem.minimise, rows)
-            best = self._cost(ranked[0]) if feasible else 1.01 * float(costs.max())
-            limit = float(np.log(max(limits.get(LOSS, np.inf), 1e-300)))
-            chosen = pick(model, rows, count, best, costs, limit)
-        for index in chosen:
-            self._propose(batch, names[index], origin or pool[names[index]])
+        if best is None:
+            best = float(np.log(max(parents[0].loss, 1e-300)))
+        model = self._surrogate(parents[0])
+        moves = self.moves.draw(count, rng)
+        for candidate, move in self._proposer.propose(
+            model, parents, limits, moves, best, self._seen, rng
+        ):
+            self._propose(batch, candidate, move)
+            self._turn[candidate] = turn
 
-    def _cost(self, trial: Trial) -> float:
-        return self.problem.objective(trial.candidate, trial.loss)
-
-    def _ranked(self, limits: Mapping[str, float]) -> tuple[list[Trial], int]:
-        """Told trials, those within the limits by objective, then the others by violation.
-
-        The number is that of the trials within the limits.
-        """
-        rows = np.array([trial.candidate for trial in self._trials])
-        losses = np.array([trial.loss for trial in self._trials])
-        over = np.zeros(len(rows))
-        for name, limit in limits.items():
-            values = losses if name == LOSS else self.problem.costs(name, rows)
-            over += np.maximum(0.0, (values - slack(limit)) / max(abs(limit), 1e-12))
-        goal = losses
-        if self.problem.minimise != LOSS:
-            goal = self.problem.costs(self.problem.minimise, rows)
-        order = np.lexsort((goal, over))
-        return [self._trials[index] for index in order], int((over == 0).sum())
-
-    def _surrogate(self) -> Surrogate:
-        """The posterior of the told trials, under the table that explains them best."""
-        count = len(self._trials)
-        if self._model is None or self._model[0] != count:
-            # From whole blocks of trials, so that a restarted process chooses the same.
-            whole = max(count - count % REFIT_EVERY, min(count, REFIT_EVERY))
-            if self._chosen is None or self._chosen[0] != whole:
-                fits = [self._fit(table, whole) for table in self._tables]
-                best = max(range(len(fits)), key=lambda index: fits[index].evidence)
-                self._chosen = (whole, best, fits[best].strengths)
-            _, best, strengths = self._chosen
-            self._model = (count, self._fit(self._tables[best], count, strengths))
-        return self._model[1]
-
-    def _fit(self, table: Tables, count: int, strengths: Floats | None = None) -> Surrogate:
-        """On the first `count` trials; of many, the latest and those with a loss like theirs."""
-        trials = self._trials[:count]
-        if count > MOST_TRAINED:
-            half = MOST_TRAINED // 2
-            latest = trials[-half:]
-            usual = float(np.median([np.log(max(trial.loss, 1e-300)) for trial in latest]))
-            trials.sort(key=lambda trial: abs(np.log(max(trial.loss, 1e-300)) - usual))
-            trials = list({t.candidate: t for t in latest + trials[:half]}.values())
-        rows = np.array([trial.candidate for trial in trials])
-        return fit(table, rows, np.array([trial.loss for trial in trials]), strengths)
-
-    def _pool(
-        self,
-        model: Surrogate,
-        limits: Mapping[str, float],
-        rng: np.random.Generator,
-        parents_wanted: int,
-    ) -> dict[Candidate, str]:
-        """New candidates within the limits, with their origin."""
-        parents = [trial.candidate for trial in self._ranked(limits)[0][:parents_wanted]]
-        targets = self._targets(limits)
-        pool: dict[Candidate, str] = {}
-
-        def add(rows: Integers, origin: str) -> None:
-            for candidate in as_tuples(rows):
-                if candidate not in self._seen:
-                    pool.setdefault(candidate, origin)
-
-        local = self._local_table(model, parents[0])
-        for target in targets:
-            if self._space is not None:
-                fresh = self._space.new(target)
-                add(_lowest(fresh, local, POOL // len(targets)), "screen")
-                add(_lowest(fresh, model.table, POOL // len(targets)), "screen")
-                continue
-            starts: list[tuple[Candidate, str]] = []
-            tables = [(local, "relinearise")]
-            if parents_wanted > 1:
-                tables.append((perturbed(model.table, rng, REFINE_SIGMA), "perturb"))
-            for table, origin in tables:
-                found = solve_nearly(self.problem, table, target)
-                if found is not None:
-                    add(np.array([found]), origin)
-                    starts.append((found, origin))
-            share = POOL // (len(targets) * (len(parents) + len(starts)))
-            for parent in parents:
-                add(switches(self.problem, local, parent, target, share), "switch")
-            for start, origin in starts:
-                add(switches(self.problem, local, start, target, share), origin)
-        for candidate in [c for c in pool if pool[c] == "screen"]:
-            if sum(a != b for a, b in zip(candidate, parents[0], strict=True)) <= 3:
-                pool[candidate] = "switch"
-        return pool
-
-    def _targets(self, limits: Mapping[str, float]) -> list[dict[str, float]]:
-        """Limits on resources under which a smaller loss helps."""
-        target = {name: limit for name, limit in limits.items() if name != LOSS}
+    def _aim(
+        self, limits: dict[str, float], rng: np.random.Generator
+    ) -> tuple[dict[str, float], float | None]:
+        """Limits on resources to propose under, and the log loss to get below if it is given."""
         name = self.problem.minimise
-        if name == LOSS:
-            return [target]
-        ranked, feasible = self._ranked(limits)
-        best = self._cost(ranked[0])
-        steps = (0.999, 0.98, 0.95, 0.9) if feasible else (1.0, 1.1)
-        return [{**target, name: min(target.get(name, np.inf), best * step)} for step in steps]
+        if name != LOSS:
+            most = self.limits.get(LOSS, np.inf)
+            met = self._attained.best({**limits, LOSS: most}, len(self._trials))
+            if met:
+                least = min(self.problem.cost(name, trial.candidate) for trial in met)
+                step = float(rng.choice((0.999, 0.98, 0.95, 0.9)))
+                limits[name] = min(limits.get(name, np.inf), least * step)
+            return limits, float(np.log(max(most, 1e-300))) if np.isfinite(most) else None
+        if rng.random() < self._explore and limits:
+            low, high = np.log(RANGE)
+            if self.problem.front:
+                low, high = np.array([-1.0, 1.0]) / len(self._anchors)
+            factor = float(np.exp(rng.uniform(low, high)))
+            limits = scaled_limits(self.problem, limits, factor)
+            if self.problem.front:
+                for key, limit in self.limits.items():
+                    if key != LOSS:
+                        limits[key] = min(limits.get(key, np.inf), limit)
+        return limits, None
 
-    def _local_table(self, model: Surrogate, centre: Candidate) -> tuple[Floats, ...]:
-        """Loss of every single switch at `centre`: measured where told, else the model's."""
-        rows, units = single_switches(self.problem, centre)
-        table = [np.full(size, np.inf) for size in self.problem.sizes]
-        measured = {trial.candidate: trial.loss for trial in self._trials}
-        if len(rows):
-            values = np.exp(model.predict(rows)[0])
-            for row, unit, value in zip(as_tuples(rows), units, values, strict=True):
-                table[unit][row[unit]] = measured.get(row, value)
-        for unit, option in enumerate(centre):
-            table[unit][option] = measured[centre]
-        # Differences to the centre are what counts; a share of it keeps the sums near the loss.
-        shift = measured[centre] * (1 - 1 / len(centre))
-        return tuple(values - shift for values in table)
+    def _surrogate(self, centre: Trial) -> Surrogate:
+        """The posterior around a trial, under the table that explains the trials best."""
+        count = len(self._trials)
+        # Refitted at powers of two, so that a restarted process chooses the same.
+        whole = 1 << (count.bit_length() - 1)
+        if self._chosen[0] != whole:
+            places = np.linspace(0, whole - 1, min(whole, MOST_TRAINED)).astype(int)
+            trials = [self._trials[place] for place in dict.fromkeys(places.tolist())]
+            fits = [_fit(basis, trials) for basis in self._bases]
+            best = max(range(len(fits)), key=lambda index: fits[index].evidence)
+            self._chosen = (whole, best, fits[best].strengths)
+        _, best, strengths = self._chosen
+        return _fit(self._bases[best], self._nearby(centre), strengths)
+
+    def _nearby(self, centre: Trial) -> list[Trial]:
+        """The latest trials, and those with a loss most like that of `centre`."""
+        if len(self._trials) <= MOST_TRAINED:
+            return self._trials
+        losses = np.array([trial.loss for trial in self._trials[:-LATEST]])
+        distance = np.abs(np.log(np.maximum(losses, 1e-300) / max(centre.loss, 1e-300)))
+        places = np.argsort(distance, kind="stable")[: MOST_TRAINED - LATEST]
+        return [*(self._trials[place] for place in places), *self._trials[-LATEST:]]
 
     def _fill(self, batch: list[Candidate], n: int, rng: np.random.Generator) -> None:
         """Tops the batch up by additive loss, first within the limits, then wider."""
+        if len(batch) == n:
+            return
         table = self._tables[-1]
-        for limits in (self.limits, self._wide):
-            if len(batch) == n:
-                return
-            if self._space is not None:
-                rows = _lowest(self._space.new(limits), table, n - len(batch))
-                for candidate in as_tuples(rows):
+        wide = scaled_limits(self.problem, self.limits, WIDEST) if self.limits else {}
+        listed = self.problem.space_size <= LARGEST
+        if listed and self._listing is None:
+            self._listing = Listing(self.problem, wide)
+            self._listing.see(self._seen)
+        for limits in (self.limits, wide):
+            if self._listing is not None:
+                rows = self._listing.new(limits)
+                order = np.argsort(additive(table, rows), kind="stable")[: n - len(batch)]
+                for candidate in as_tuples(rows[order]):
                     self._propose(batch, candidate, "fill")
                 continue
             for _ in range(10 * n):
+                if len(batch) == n:
+                    return
                 found = solve_nearly(self.problem, perturbed(table, rng), limits)
-                if found is None or len(batch) == n:
+                if found is None:
                     break
-                around = switches(self.problem, table, found, limits, POOL)
-                fresh = [c for c in [found, *as_tuples(around)] if c not in self._seen]
-                for candidate in fresh[: n - len(batch)]:
-                    self._propose(batch, candidate, "fill")
+                if found not in self._seen:
+                    self._propose(batch, found, "fill")
 
 
-def _lowest(rows: Integers, table: Sequence[Floats], count: int) -> Integers:
-    if len(rows) <= count:
-        return rows
-    total = additive(table, rows)
-    best = np.argpartition(total, count)[:count]
-    return rows[best[np.argsort(total[best], kind="stable")]]
+def _fit(basis: Basis, trials: Sequence[Trial], strengths: Floats | None = None) -> Surrogate:
+    rows = np.array([trial.candidate for trial in trials])
+    losses = np.array([trial.loss for trial in trials])
+    return fit(basis, rows, losses, np.array([trial.spread for trial in trials]), strengths)

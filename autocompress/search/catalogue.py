@@ -12,7 +12,9 @@ DEFAULT = "budget"
 SAMPLERS = (DEFAULT, "tpe", "nsga2", "nsga3", "cmaes", "random")
 
 
-def make_sampler(name: str, problem: Problem, rng: np.random.Generator) -> Sampler:
+def make_sampler(
+    name: str, problem: Problem, rng: np.random.Generator, explore: float = 0.25
+) -> Sampler:
     """A sampler for the problem.
 
     Args:
@@ -20,6 +22,7 @@ def make_sampler(name: str, problem: Problem, rng: np.random.Generator) -> Sampl
             one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
         problem: Loss tables, costs and limits.
         rng: Gives the seed.
+        explore: Share of its candidates that `budget` spends along the front, away from a budget.
 
     Raises:
         ConfigError: If the name is unknown.
@@ -27,7 +30,7 @@ def make_sampler(name: str, problem: Problem, rng: np.random.Generator) -> Sampl
     if name == DEFAULT:
         from autocompress.search.budget_sampler import BudgetSampler
 
-        return BudgetSampler(problem, rng)
+        return BudgetSampler(problem, rng, explore)
     if name not in SAMPLERS:
         raise ConfigError(f"sampler {name!r}: allowed are {', '.join(SAMPLERS)}")
     if name == "cmaes":

@@ -144,6 +144,11 @@ class CoefficientSampler:
         for rung in self._rungs:
             self._learn(rung)
 
+    def rival(self, candidate: Candidate) -> Candidate | None:
+        """None: every candidate is measured in full."""
+        del candidate
+        return None
+
     def attributes(self, candidate: Candidate) -> Mapping[str, object]:
         """Nothing needs to be kept."""
         del candidate

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from autocompress.search.moves import additive, descend
+from autocompress.search.landscape import Landscape
+from autocompress.search.moves import Neighbourhood, additive, descend
 from autocompress.search.problem import LOSS, Candidate, Integers, Problem, Tables
 
 _GRID = {1: 400, 2: 32, 3: 10}
@@ -77,4 +78,5 @@ def solve_nearly(
     if not len(rows):
         return None
     start = rows[int(np.argmin(additive(loss, rows)))]
-    return descend(problem, loss, tuple(int(k) for k in start), limits)
+    begin = tuple(int(k) for k in start)
+    return descend(Neighbourhood(problem, loss), Landscape(loss), begin, limits)

@@ -1,4 +1,4 @@
-"""Neighbours of a candidate: switches of one or two units, ranked by an additive table."""
+"""Neighbours of a candidate: switches of one or two units, ranked by a landscape."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.search.landscape import Landscape
 from autocompress.search.problem import (
     LOSS,
     Candidate,
@@ -42,21 +43,37 @@ def single_switches(
     return rows, pairs[:, 0]
 
 
-def _near(
-    problem: Problem, loss: Tables, candidate: Candidate, reach: int
-) -> list[NDArray[np.int64]]:
-    """For each unit the options closest in loss to its present one, `reach` above and below."""
-    near = []
-    for unit, (values, allowed) in enumerate(zip(loss, problem.allowed, strict=True)):
-        order = np.argsort(np.where(allowed, values, np.inf), kind="stable")[: int(allowed.sum())]
-        here = int(np.searchsorted(values[order], values[candidate[unit]]))
-        near.append(order[max(0, here - reach) : here + reach + 1])
-    return near
+class Neighbourhood:
+    """Menus in the order of their losses, to find the options a few places away.
+
+    Args:
+        problem: Menus and costs.
+        table: `(options,)` per unit, by which they are ordered.
+    """
+
+    def __init__(self, problem: Problem, table: Tables) -> None:
+        self.problem = problem
+        self._orders: list[Integers] = []
+        self._places: list[Integers] = []
+        for values, allowed in zip(table, problem.allowed, strict=True):
+            order = np.argsort(np.where(allowed, values, np.inf), kind="stable")
+            places = np.empty(len(order), dtype=np.int64)
+            places[order] = np.arange(len(order))
+            self._orders.append(order[: int(allowed.sum())])
+            self._places.append(places)
+
+    def menus(self, candidate: Candidate, reach: int) -> list[Integers]:
+        """For each unit the options up to `reach` places above and below its present one."""
+        menus = []
+        for order, places, option in zip(self._orders, self._places, candidate, strict=True):
+            here = int(places[option])
+            menus.append(order[max(0, here - reach) : here + reach + 1])
+        return menus
 
 
 def switches(
-    problem: Problem,
-    loss: Tables,
+    neighbourhood: Neighbourhood,
+    landscape: Landscape,
     candidate: Candidate,
     limits: Mapping[str, float],
     count: int,
@@ -65,20 +82,21 @@ def switches(
     """The `count` best neighbours `(n, units)` by one or two switches that keep the limits.
 
     Args:
-        problem: Costs and menus.
-        loss: Additive table `(options,)` per unit by which the neighbours are ranked.
+        neighbourhood: Menus and costs.
+        landscape: Ranks the neighbours.
         candidate: Where to start; it may break the limits itself.
         limits: Largest allowed costs; a limit on the loss is not looked at.
         count: Most neighbours.
         reach: Only options at most so many places away in the order of the losses of their unit.
     """
-    menus = None if reach is None else _near(problem, loss, candidate, reach)
+    problem = neighbourhood.problem
+    menus = None if reach is None else neighbourhood.menus(candidate, reach)
     singles, units = single_switches(problem, candidate, menus)
     if not len(singles):
         return singles
-    gain = additive(loss, singles) - additive(loss, np.array([candidate]))
-    ranked = np.triu(gain[:, None] + gain[None, :])
-    ranked[units[:, None] >= units[None, :]] = np.inf
+    options = landscape.starts[units] + singles[np.arange(len(singles)), units]
+    near = landscape.near(candidate, options, units)
+    ranked = np.where(units[:, None] < units[None, :], near.pairs(), np.inf)
     for name, limit in limits.items():
         if name != LOSS:
             here = problem.cost(name, candidate)
@@ -94,8 +112,10 @@ def switches(
     pairs = singles[first]
     pairs[np.arange(len(pairs)), units[second]] = singles[second, units[second]]
     found = np.concatenate([singles, pairs])
-    found = found[problem.feasible(found, limits)]
-    return found[np.argsort(additive(loss, found), kind="stable")[:count]]
+    values = np.concatenate([near.singles(), flat[top]])
+    fine = problem.feasible(found, limits)
+    order = np.argsort(values[fine], kind="stable")[:count]
+    return found[fine][order]
 
 
 def _edge_slack(problem: Problem, name: str) -> float:
@@ -103,18 +123,38 @@ def _edge_slack(problem: Problem, name: str) -> float:
     return 2 * max(costs, default=0.0)
 
 
+def crossed(
+    parent: Candidate, mates: Sequence[Candidate], count: int, rng: np.random.Generator
+) -> Integers:
+    """Children `(count, units)`: the parent with a run of units, or single ones, from a mate."""
+    units = len(parent)
+    chosen = np.array(mates, dtype=np.int64)[rng.integers(len(mates), size=count)]
+    first, last = np.sort(rng.integers(units + 1, size=(2, count)), axis=0)
+    places = np.arange(units)
+    block = (places >= first[:, None]) & (places < last[:, None])
+    single = rng.random((count, units)) < rng.uniform(0.05, 0.5, size=(count, 1))
+    taken = np.where(rng.random((count, 1)) < 0.5, block, single)
+    return np.where(taken, chosen, np.array(parent, dtype=np.int64))
+
+
 def descend(
-    problem: Problem,
-    loss: Tables,
+    neighbourhood: Neighbourhood,
+    landscape: Landscape,
     candidate: Candidate,
     limits: Mapping[str, float],
     steps: int = 20,
+    reach: int = REACH,
 ) -> Candidate:
-    """Follows the best switch of one or two units until the table's sum stops falling."""
-    here = float(additive(loss, np.array([candidate]))[0])
+    """Follows the best switch of one or two units until the loss stops falling.
+
+    A start that breaks the limits is left for the best neighbour that keeps them, if there is one.
+    """
+    rows = np.array([candidate], dtype=np.int64)
+    fits = bool(neighbourhood.problem.feasible(rows, limits)[0])
+    here = float(landscape.values(rows)[0]) if fits else np.inf
     for _ in range(steps):
-        best = switches(problem, loss, candidate, limits, 1, REACH)
-        value = float(additive(loss, best)[0]) if len(best) else np.inf
+        best = switches(neighbourhood, landscape, candidate, limits, 1, reach)
+        value = float(landscape.values(best)[0]) if len(best) else np.inf
         if not value < here - 1e-12 * abs(here):
             break
         candidate, here = tuple(int(k) for k in best[0]), value

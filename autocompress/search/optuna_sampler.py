@@ -115,6 +115,11 @@ class OptunaSampler:
                 self.origin[candidate] = self._name
         return batch
 
+    def rival(self, candidate: Candidate) -> Candidate | None:
+        """None: every candidate is measured in full."""
+        del candidate
+        return None
+
     def attributes(self, candidate: Candidate) -> Mapping[str, object]:
         """Optuna's system attributes of a pending candidate's trial; empty for others."""
         waiting = self._pending.get(candidate, [])

@@ -72,6 +72,9 @@ class Problem:
         minimise: What is made small: `loss` or the name of a resource.
         front: Resources that are traded against the loss: all candidates are wanted that no other
             one beats in these and the loss.  Empty when only the best one within the limits is.
+        products: For a loss table `(all options, all options)`, in the order of units and options,
+            what two options of different units add to the loss beyond their own entries, once for
+            each order.
         budgets: Points of the front that matter most: limits by resource, each at most `limits`.
 
     Raises:
@@ -87,6 +90,7 @@ class Problem:
     minimise: str = LOSS
     front: tuple[str, ...] = ()
     budgets: tuple[Mapping[str, float], ...] = ()
+    products: Mapping[str, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.units or not self.losses:
@@ -114,6 +118,12 @@ class Problem:
                 raise ConfigError(f"limit {name!r}: is NaN")
         if self.minimise not in known:
             raise ConfigError(f"minimise={self.minimise!r}: allowed are {', '.join(known)}")
+        for name, products in self.products.items():
+            if name not in self.losses or products.shape != (sum(sizes), sum(sizes)):
+                raise DataError(
+                    f"products {name!r}: shape {products.shape}, expected a loss table's name and"
+                    f" ({sum(sizes)}, {sum(sizes)})"
+                )
         for name in (*self.front, *(name for budget in self.budgets for name in budget)):
             if name not in self.resources:
                 raise ConfigError(f"front {name!r}: allowed are {', '.join(self.resources)}")

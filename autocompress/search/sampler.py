@@ -48,6 +48,10 @@ class Sampler(Protocol):
         """Takes finished trials, whoever proposed them (also those of an earlier process)."""
         ...
 
+    def rival(self, candidate: Candidate) -> Candidate | None:
+        """The complete trial that a candidate must beat to be of use; None measures it fully."""
+        ...
+
     def attributes(self, candidate: Candidate) -> Mapping[str, object]:
         """Plain JSON to store with the trial of a candidate and to hand back in `Trial`."""
         ...

@@ -8,7 +8,8 @@ import numpy as np
 
 from autocompress.search.dynamic import BUCKETS, BudgetCurve, budget_curve
 from autocompress.search.integer import GAP, solve_integer
-from autocompress.search.moves import descend
+from autocompress.search.landscape import Landscape
+from autocompress.search.moves import Neighbourhood, descend
 from autocompress.search.problem import LOSS, Candidate, Problem, Tables
 
 
@@ -31,7 +32,7 @@ def solve(
         nodes: Most nodes of the integer programme's tree.
 
     Raises:
-        InfeasibleError: If nothing meets the limits; names the limit and the closest value.
+        InfeasibleError: If nothing meets the limits; `infeasible.prove` explains why.
     """
     limits = problem.limits if limits is None else limits
     finite = {name: limit for name, limit in limits.items() if np.isfinite(limit)}
@@ -43,7 +44,7 @@ def solve(
             found = curve(problem, loss, name, finite[name]).candidate(finite[name])
             if found is not None:
                 # Rounding up to buckets leaves a little of the budget: spend it.
-                return descend(problem, loss, found, finite)
+                return descend(Neighbourhood(problem, loss), Landscape(loss), found, finite)
     return solve_integer(problem, loss, finite, problem.minimise, exclude, gap, nodes)
 
 

@@ -1,36 +1,94 @@
-"""Gaussian process on what an additive table gets wrong: `log F - log S` at told candidates.
+"""Gaussian process on what a landscape gets wrong: `log F - log S` at told candidates.
 
 Options push the outputs by vectors `d_u`; a mean KL is nearly a squared length, so with table
-entries `c_u ~ |d_u|^2` and shares `p_u = c_u / S`, `F / S ~ sum_uv sqrt(p_u p_v) cos(d_u, d_v)`.
+entries `c_u ~ |d_u|^2` and their sum `S`, `F / S ~ sum_uv sqrt(c_u c_v) cos(d_u, d_v) / S`.
 Unknown cosines make the covariance of two candidates the square of an overlap
-`q(x, y) = sum_u sqrt(p_u(x) p_u(y)) G_u(x_u, y_u)`, where `G_u` says how alike two options of a
-unit are.  A smooth term in `log S` holds the growth beyond additivity under hard compression.
+`q(x, y) = sum_u sqrt(c_u(x) c_u(y)) G_u(x_u, y_u) / sqrt(S(x) S(y))`, where `G_u` says how alike
+two options of a unit are.  A smooth term in `log S` holds the growth beyond additivity under hard
+compression.
+
+Overlaps are sums over units, so one table a told candidate, `(options of all units,)`, gives those
+of any number of others by a sparse product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.sparse import csr_array
 
+from autocompress.search.landscape import Landscape
 from autocompress.search.problem import Floats, Integers, Tables
 
+Sums: TypeAlias = tuple[Floats, Floats]
+
 # Prior strength of each term relative to the others, and the decades allowed around it.
-_PRIOR = np.array([1.0, 0.5, 0.3, 0.3, 0.3, 0.003])
+PRIOR = np.array([1.0, 0.5, 0.3, 0.3, 0.3, 0.003])
 _DECADES = 1.0
 _LENGTH = np.log(4.0)  # of the similarity of two options, in log loss
 _LENGTH_SUM = 1.5  # of the term in log S
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """What the covariance needs: log sums `(n,)`, root shares and options `(n, units)`."""
+class Basis:
+    """What the process corrects: a landscape, with the likeness of its options.
 
-    log_sum: Floats
-    roots: Floats
-    options: Integers
+    Args:
+        table: `(options,)` per unit, positive; infinite entries are never looked up.
+        products: Of options of different units; see `Landscape`.
+    """
+
+    def __init__(self, table: Tables, products: Floats | None = None) -> None:
+        self.table = floored(table)
+        self.landscape = Landscape(self.table, products)
+        sizes = [len(values) for values in self.table]
+        self.starts = np.cumsum([0, *sizes[:-1]])
+        self.flat = np.concatenate(self.table)
+        self.roots = np.sqrt(self.flat)
+        self.floor = float(self.flat.min())
+        self._width = max(sizes)
+        # Padded rows: likeness of the flat option to those of its unit.
+        self._alike = np.zeros((len(self.flat), self._width))
+        self._places = np.full((len(self.flat), self._width), len(self.flat))
+        for start, values in zip(self.starts, self.table, strict=True):
+            here = slice(start, start + len(values))
+            self._alike[here, : len(values)] = _alike(values)
+            self._places[here, : len(values)] = start + np.arange(len(values))
+
+    def one_hot(self, candidates: Integers) -> csr_array:
+        """Candidates `(n, units)` as sparse rows `(n, all options)`."""
+        n, units = candidates.shape
+        columns = (self.starts + candidates).ravel()
+        ends = np.arange(0, n * units + 1, units)
+        return csr_array((np.ones(n * units), columns, ends), shape=(n, len(self.flat)))
+
+    def log_sums(self, candidates: Integers) -> tuple[Floats, Floats]:
+        """`(n,)` log of the additive loss and of the landscape's."""
+        total = np.log(self.flat[self.starts + candidates].sum(axis=1))
+        if self.landscape.products is None:
+            return total, total
+        return total, np.log(self.landscape.quadratic(candidates))
+
+    def overlaps(self, candidates: Integers) -> Floats:
+        """For candidates `(n, units)` what each option adds to an overlap `(all options, 3 n)`.
+
+        The three blocks are: every pair of options alike, by likeness, only the same option.
+        """
+        n = len(candidates)
+        flat = self.starts + candidates
+        every = np.zeros((n, len(self.flat) + 1))
+        near, same = np.zeros_like(every), np.zeros_like(every)
+        rows = np.arange(n)[:, None, None]
+        places = self._places[flat]
+        weights = self.roots[flat][:, :, None]
+        every[rows, places] = weights
+        near[rows, places] = weights * self._alike[flat]
+        same[np.arange(n)[:, None], flat] = weights[:, :, 0]
+        table = np.concatenate([every, near, same])[:, :-1] * self.roots
+        return np.ascontiguousarray(table.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,47 +96,56 @@ class Surrogate:
     """Posterior of the log loss given told trials.
 
     Args:
-        table: Additive table, floored, `(options,)` per unit.
-        alike: For each unit the likeness `(options, options)` of its options.
+        basis: The additive table.
         strengths: Variance of the terms of the covariance relative to each other, noise last.
         weights: Variance of the terms of the covariance, noise last.
-        features: Of the told candidates.
-        factor: Lower Cholesky factor `(n, n)` of their covariance.
-        solved: `(n,)` covariance inverse times the centred residuals.
+        sums: `(told,)` log losses of the told candidates: additive, and the landscape's.
+        options: Overlap table `(all options, 3 told)` of the told candidates.
+        factor: Lower Cholesky factor `(told, told)` of their covariance.
+        solved: `(told,)` covariance inverse times the centred residuals.
         centre: Mean residual that the prior starts from.
         evidence: Log marginal likelihood; larger is a better table.
     """
 
-    table: tuple[Floats, ...]
-    alike: tuple[Floats, ...]
+    basis: Basis
     strengths: Floats
     weights: Floats
-    features: Features
+    sums: Sums
+    options: Floats
     factor: Floats
     solved: Floats
     centre: float
     evidence: float
 
+    def mean(self, candidates: Integers) -> Floats:
+        """Expected log loss `(n,)`."""
+        sums = self.basis.log_sums(candidates)
+        return np.asarray(sums[1] + self.centre + self._cross(candidates, sums) @ self.solved)
+
     def predict(self, candidates: Integers) -> tuple[Floats, Floats, Floats]:
         """Mean and standard deviation `(n,)` of the log loss, and whitened rows `(n, told)`."""
-        features = describe(self.table, candidates)
-        cross = _covariance(features, self.features, self.alike) @ self.weights[:-1]
-        mean = features.log_sum + self.centre + cross @ self.solved
-        white = solve_triangular(self.factor, cross.T, lower=True).T
-        prior = _diagonal(features) @ self.weights[:-1]
+        sums = self.basis.log_sums(candidates)
+        cross = self._cross(candidates, sums)
+        mean = sums[1] + self.centre + cross @ self.solved
+        white = solve_triangular(self.factor, cross.T, lower=True, check_finite=False).T
+        prior = float(self.weights[:-1].sum())
         return mean, np.sqrt(np.maximum(prior - (white**2).sum(axis=1), 1e-12)), white
 
     def covariances(self, candidates: Integers, white: Floats, index: int) -> Floats:
         """Posterior covariance `(n,)` of all candidates with the one at `index`."""
-        features = describe(self.table, candidates)
-        one = describe(self.table, candidates[index : index + 1])
-        prior = (_covariance(features, one, self.alike) @ self.weights[:-1])[:, 0]
+        one = candidates[index : index + 1]
+        terms = covariance(self.basis, candidates, self.basis.overlaps(one), one)
+        prior = (terms @ self.weights[:-1])[:, 0]
         return np.asarray(prior - white @ white[index], dtype=np.float64)
 
     @property
     def noise(self) -> float:
         """Variance of the log loss that no term explains."""
         return float(self.weights[-1])
+
+    def _cross(self, candidates: Integers, sums: Sums) -> Floats:
+        terms = _terms(self.basis.one_hot(candidates) @ self.options, sums, self.sums)
+        return np.asarray(terms @ self.weights[:-1])
 
 
 def floored(table: Tables) -> tuple[Floats, ...]:
@@ -88,57 +155,59 @@ def floored(table: Tables) -> tuple[Floats, ...]:
     return tuple(np.maximum(values, floor) for values in table)
 
 
-def describe(table: Tables, candidates: Integers) -> Features:
-    """Features of candidates `(n, units)` under a floored table."""
-    losses = np.stack([values[candidates[:, u]] for u, values in enumerate(table)], axis=1)
-    total = losses.sum(axis=1)
-    return Features(np.log(total), np.sqrt(losses / total[:, None]), candidates)
+def covariance(basis: Basis, candidates: Integers, options: Floats, others: Integers) -> Floats:
+    """Terms `(n, m, 5)` of candidates with others whose overlap table is `options`."""
+    raw = basis.one_hot(candidates) @ options
+    return _terms(raw, basis.log_sums(candidates), basis.log_sums(others))
 
 
 def fit(
-    table: Tables, candidates: Integers, losses: Floats, strengths: Floats | None = None
+    basis: Basis,
+    candidates: Integers,
+    losses: Floats,
+    spreads: Floats,
+    strengths: Floats | None = None,
 ) -> Surrogate:
     """The posterior; the strengths of the terms by type-II maximum likelihood unless given.
 
     Args:
-        table: Additive table, `(options,)` per unit; no candidate may have an infinite entry.
+        basis: Additive table; no candidate may have an infinite entry.
         candidates: Told candidates `(n, units)`.
         losses: Their measured losses `(n,)`, finite; floored where zero.
+        spreads: Relative standard errors `(n,)` of the losses.
         strengths: Those of an earlier fit; skips the costly part.
     """
-    table = floored(table)
-    alike = tuple(_alike(values) for values in table)
-    features = describe(table, candidates)
-    floor = min(float(values.min()) for values in table)
-    residual = np.log(np.maximum(losses, floor)) - features.log_sum
+    sums = basis.log_sums(candidates)
+    residual = np.log(np.maximum(losses, basis.floor)) - sums[1]
     # The median resists the few candidates where the outputs have saturated.
     centre = float(np.median(residual))
     residual = residual - centre
-    terms = _covariance(features, features, alike)
+    options = basis.overlaps(candidates)
+    terms = _terms(basis.one_hot(candidates) @ options, sums, sums)
     spread = float(np.mean(residual**2)) + 1e-4
+    noise = spreads**2 * PRIOR.sum() / spread  # in units of the overall scale found below
     if strengths is None:
-        strengths = _strengths(terms, residual, spread)
-    factor = _factor(terms, strengths)
+        strengths = _strengths(terms, residual, spread, noise)
+    factor = _factor(terms, strengths, noise)
     scale = _scale(factor, residual, strengths, spread)
     # Scaling the covariance scales its factor; no second decomposition is needed.
     factor = factor * np.sqrt(scale)
-    solved = cho_solve((factor, True), residual)
-    evidence = _evidence(terms, residual, strengths, spread)
-    return Surrogate(
-        table, alike, strengths, strengths * scale, features, factor, solved, centre, evidence
-    )
+    solved = cho_solve((factor, True), residual, check_finite=False)
+    evidence = _evidence(terms, residual, strengths, spread, noise)
+    weights = strengths * scale
+    return Surrogate(basis, strengths, weights, sums, options, factor, solved, centre, evidence)
 
 
-def _strengths(terms: Floats, residual: Floats, spread: float) -> Floats:
+def _strengths(terms: Floats, residual: Floats, spread: float, noise: Floats) -> Floats:
     """Coordinate search on the evidence, in factors of ten, then of three."""
-    strengths = _PRIOR.copy()
-    best = _evidence(terms, residual, strengths, spread)
+    strengths = PRIOR.copy()
+    best = _evidence(terms, residual, strengths, spread, noise)
     for step in (10.0, 3.0):
         for index in range(len(strengths)):
             for factor in (step, 1 / step):
                 trial = strengths.copy()
                 trial[index] *= factor
-                value = _evidence(terms, residual, trial, spread)
+                value = _evidence(terms, residual, trial, spread, noise)
                 if value > best:
                     best, strengths = value, trial
     return strengths
@@ -150,42 +219,37 @@ def _alike(values: Floats) -> Floats:
     return np.asarray(np.exp(-0.5 * (distance / _LENGTH) ** 2), dtype=np.float64)
 
 
-def _covariance(left: Features, right: Features, alike: Sequence[Floats]) -> Floats:
-    """Terms `(n, m, 5)`: constant, log sum, squared overlaps by unit, likeness, identity."""
-    every = left.roots @ right.roots.T
-    near, same = np.zeros_like(every), np.zeros_like(every)
-    for unit, likeness in enumerate(alike):
-        rows, columns = left.options[:, unit], right.options[:, unit]
-        # One row per option, then looked up: the menu is short, the candidates are many.
-        close = likeness[:, columns] * right.roots[:, unit]
-        equal = (np.arange(len(likeness))[:, None] == columns) * right.roots[:, unit]
-        near += left.roots[:, unit, None] * close[rows]
-        same += left.roots[:, unit, None] * equal[rows]
-    distance = left.log_sum[:, None] - right.log_sum[None, :]
-    smooth = np.exp(-0.5 * (distance / _LENGTH_SUM) ** 2)
-    return np.stack([np.ones_like(every), smooth, every**2, near**2, same**2], axis=-1)
+def _terms(raw: Floats, left: Sums, right: Sums) -> Floats:
+    """Terms `(n, m, 5)`: constant, log loss, squared overlaps by unit, likeness, identity."""
+    n, m = len(left[0]), len(right[0])
+    scale = np.exp(-(left[0][:, None] + right[0][None, :]))
+    distance = left[1][:, None] - right[1][None, :]
+    terms = np.empty((n, m, 5))
+    terms[..., 0] = 1.0
+    terms[..., 1] = np.exp(-0.5 * (distance / _LENGTH_SUM) ** 2)
+    for index in range(3):
+        terms[..., 2 + index] = raw[:, index * m : (index + 1) * m] ** 2 * scale
+    return terms
 
 
-def _diagonal(features: Features) -> Floats:
-    return np.ones((len(features.log_sum), 5))
-
-
-def _factor(terms: Floats, weights: Floats) -> Floats:
+def _factor(terms: Floats, weights: Floats, noise: Floats) -> Floats:
     matrix = terms @ weights[:-1]
-    matrix[np.diag_indices_from(matrix)] += weights[-1] + 1e-8 * weights.sum()
-    return np.asarray(cholesky(matrix, lower=True), dtype=np.float64)
+    matrix[np.diag_indices_from(matrix)] += weights[-1] + noise + 1e-8 * weights.sum()
+    return np.asarray(cholesky(matrix, lower=True, check_finite=False), dtype=np.float64)
 
 
 def _scale(factor: Floats, residual: Floats, strengths: Floats, spread: float) -> float:
     """Overall variance: what the data say, held near the raw spread by two pseudo-observations."""
-    white = solve_triangular(factor, residual, lower=True)
+    white = solve_triangular(factor, residual, lower=True, check_finite=False)
     return float((white @ white + 2 * spread / strengths.sum()) / (len(residual) + 2))
 
 
-def _evidence(terms: Floats, residual: Floats, strengths: Floats, spread: float) -> float:
-    factor = _factor(terms, strengths)
+def _evidence(
+    terms: Floats, residual: Floats, strengths: Floats, spread: float, noise: Floats
+) -> float:
+    factor = _factor(terms, strengths, noise)
     scale = _scale(factor, residual, strengths, spread)
-    prior = 0.5 * (np.log10(strengths / _PRIOR) ** 2).sum() / _DECADES**2
+    prior = 0.5 * (np.log10(strengths / PRIOR) ** 2).sum() / _DECADES**2
     count = len(residual)
     return float(-0.5 * count * np.log(scale) - np.log(np.diag(factor)).sum() - prior)
 

@@ -43,6 +43,11 @@ class SweepSampler:
         """Nothing is learnt."""
         del trials
 
+    def rival(self, candidate: Candidate) -> Candidate | None:
+        """None: every candidate is measured in full."""
+        del candidate
+        return None
+
     def attributes(self, candidate: Candidate) -> Mapping[str, object]:
         """Nothing needs to be kept."""
         del candidate

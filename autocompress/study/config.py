@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,8 @@ class StudyFile(Schema):
             price of that many passes over the search inputs; 0 is automatic.
         stop_when_met: Whether the search stops at the first candidate that keeps all limits, the
             one on quality by the user's metric.
-        workers: Processes that evaluate candidates; 0 is one for each core.
+        workers: Threads that evaluate candidates; 0 is one for each core.  The result does not
+            depend on it.
         max_time: Longest time for the whole run before it stops searching and confirms, such as
             `10m`.
         seed: Fixes every draw.
@@ -104,6 +106,11 @@ class Study:
     @property
     def higher_is_better(self) -> bool:
         return self.settings.metric_direction == "maximize"
+
+    @property
+    def workers(self) -> int:
+        """Threads that evaluate candidates."""
+        return self.settings.workers or len(os.sched_getaffinity(0))
 
     @property
     def max_seconds(self) -> float | None:

@@ -61,7 +61,7 @@ def details(
         "moves": [dict(move) for move in history.moves],
         "price": dict(history.price),
         "knee": history.knee,
-        "stopped": history.stopped,
+        "stopped": history.reason,
         "audit": {
             "proxy": [asdict(probe) for probe in probes(confirmation)],
             "latency": {

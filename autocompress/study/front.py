@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def front_of(records: Sequence[Record]) -> list[Record]:
-    """The non-dominated records, smallest file first."""
+    """The non-dominated complete records, smallest file first."""
+    records = [record for record in records if record.complete]
     if not records:
         return []
     values = np.array([[record.value(name) for name in NAMES] for record in records])

@@ -1,4 +1,4 @@
-"""The search loop: ask, look up, evaluate, record, tell.  Start reading here.
+"""The search loop: ask, look up, race, record, tell.  Start reading here.
 
 A resumed run asks the same questions in the same order, and what the storage already knows is not
 evaluated again; so an interrupted run ends where an undisturbed one would.
@@ -7,31 +7,67 @@ evaluated again; so an interrupted run ends where an undisturbed one would.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autocompress.objective.quality import Measurement
+from autocompress.search.attainment import Attainment
 from autocompress.search.problem import LOSS, Problem, excess
 from autocompress.search.problem import Candidate as Indices
 from autocompress.search.sampler import Sampler, Trial
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space
+from autocompress.study.evaluator import Evaluator
 from autocompress.study.events import Listener
 from autocompress.study.storage import Record, StudyStorage
 
-BATCH = 4  # candidates asked for at a time
+BATCH = 8  # candidates asked for at a time
+PATIENCE = 0.3  # of the evaluations, at least LEAST_PATIENCE, when no patience is given
+LEAST_PATIENCE = 20
+
+
+@dataclass(frozen=True)
+class Stops:
+    """When a search ends.
+
+    Args:
+        evaluations: Measurements on all search inputs, or as many parts as make one.
+        patience: As many without a growth of the front beyond the noise; 0 is automatic.
+        out_of_time: Asked before every batch but the first, so that something can be confirmed.
+        met: Whether a complete record that keeps the problem's limits is all that was wanted.
+    """
+
+    evaluations: float
+    patience: float = 0
+    out_of_time: Callable[[], bool] = lambda: False
+    met: Callable[[Record], bool] = lambda record: False
 
 
 @dataclass
 class Step:
-    """One line of the search's history; `best_loss` is infinite until a candidate is feasible."""
+    """One line of the search's history.
+
+    Args:
+        evaluation: Number of the candidate, from 1.
+        record: What was measured.
+        feasible: Whether it keeps the limits.
+        best_loss: Least complete loss within the limits so far; infinite before the first.
+        seconds: Since the search began.
+        passes: Evaluations spent so far, in measurements on all search inputs.
+        improved: Whether it moved the front by more than the noise.
+    """
 
     evaluation: int
     record: Record
     feasible: bool
     best_loss: float
     seconds: float
+    passes: float = 0.0
+    improved: bool = False
 
 
 @dataclass
@@ -39,72 +75,108 @@ class History:
     """What a search did, in order.
 
     Args:
-        steps: Every candidate told to the sampler.
-        evaluated: Those that were measured.
-        recalled: Those that the storage knew already.
-        moves: One record a move: `move`, `asked`, `complete`, `improved`, `earned`, `passes`,
-            `share`.
-        price: What candidates cost: `candidates`, `passes`, `mean`, `full_pass_ms`, `engine_ms`,
-            `pricing_passes`.
-        knee: Id of the candidate at the knee of the front; empty when it has none.
-        stopped: Why the search ended, in a few words.
+        steps: Every candidate.
+        evaluated: How many were measured in this process.
+        recalled: How many were known from an earlier one.
+        reason: Why it ended.
+        sampling_seconds: Time in the sampler.
+        seconds: Time of the whole search.
+        moves: What each of the sampler's moves has earned.
+        price: What a candidate cost; keys as in `details.json`.
+        knee: Id of the front's knee.
     """
 
     steps: list[Step] = field(default_factory=list)
     evaluated: int = 0
     recalled: int = 0
-    moves: Sequence[Mapping[str, Any]] = ()
-    price: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    sampling_seconds: float = 0.0
+    seconds: float = 0.0
+    moves: list[dict[str, Any]] = field(default_factory=list)
+    price: dict[str, float] = field(default_factory=dict)
     knee: str = ""
-    stopped: str = ""
+
+    @property
+    def passes(self) -> float:
+        """Evaluations spent, in measurements on all search inputs."""
+        return self.steps[-1].passes if self.steps else 0.0
 
 
 def search(
     problem: Problem,
     space: Space,
     sampler: Sampler,
-    evaluate: Callable[[Candidate], Measurement],
+    evaluator: Evaluator,
     storage: StudyStorage,
-    evaluations: int,
+    stops: Stops,
+    seed: int,
     listener: Listener,
-    out_of_time: Callable[[], bool] = lambda: False,
 ) -> History:
-    """Runs the sampler until the evaluations or the time are used up, or nothing is left to ask.
+    """Runs the sampler until one of the stops applies or nothing is left to ask.
 
     Args:
         problem: Costs and limits in numbers.
         space: Says which options the numbers mean.
         sampler: Proposes candidates.
-        evaluate: Measures the proxy of one candidate.
-        storage: Where every evaluation is recorded before the next begins.
-        evaluations: Candidates to tell the sampler, recalled ones included.
+        evaluator: Measures them.
+        storage: Where every evaluation is recorded as soon as it is made.
+        stops: When to end.
+        seed: Of the order in which parts of the inputs are measured.
         listener: Hears of every candidate.
-        out_of_time: Asked before every batch but the first, so that something can be confirmed.
     """
-    history = History()
-    started = time.perf_counter()
-    best = float("inf")
-    while len(history.steps) < evaluations and not (history.steps and out_of_time()):
-        asked = sampler.ask(min(BATCH, evaluations - len(history.steps)))
+    history, started = History(), time.perf_counter()
+    front = Attainment(problem, problem.front or tuple(problem.resources))
+    samples: dict[Indices, NDArray[np.float64]] = {}
+    patience = stops.patience or max(LEAST_PATIENCE, PATIENCE * stops.evaluations)
+    best, progress = float("inf"), 0.0
+    while not history.reason:
+        begun = time.perf_counter()
+        asked = sampler.ask(_batch(history, stops.evaluations))
+        history.sampling_seconds += time.perf_counter() - begun
         if not asked:
+            history.reason = "nothing is left to ask"
             break
+        rivals = [_rival(sampler, samples, candidate) for candidate in asked]
+        order = np.random.default_rng([seed, len(history.steps)]).permutation(
+            len(evaluator.proxy.parts)
+        )
         trials = []
-        for indices in asked:
-            candidate = space.candidate(indices)
-            record = storage.find(candidate.id)
+        known = [storage.find(space.candidate(indices).id) for indices in asked]
+        new = [index for index, record in enumerate(known) if record is None]
+        history.evaluated += len(new)
+        history.recalled += len(asked) - len(new)
+        measured = evaluator.race(
+            [asked[index] for index in new], [rivals[index] for index in new], order.tolist()
+        )
+        for indices, rival, found in zip(asked, rivals, known, strict=True):
+            record = found
             if record is None:
-                record = _evaluate(problem, indices, candidate, sampler, evaluate)
+                candidate = space.candidate(indices)
+                record = _record(problem, indices, candidate, sampler, next(measured))
                 storage.add(record, constraints(problem, indices, record.loss))
-                history.evaluated += 1
-            else:
-                history.recalled += 1
-            trials.append(_trial(problem, indices, record))
-            feasible = problem.satisfies(indices, record.loss)
+            trial = _trial(problem, indices, record)
+            trials.append(trial)
+            passes = history.passes + record.passes
+            improved = False
+            if record.complete:
+                samples[indices] = record.samples
+                gain = front.add(trial)
+                improved = gain > 0 and _is_sure(record.samples, rival)
+                progress = passes if improved else progress
+            feasible = record.complete and problem.satisfies(indices, record.loss)
             best = min(best, record.loss) if feasible else best
             spent = time.perf_counter() - started
-            history.steps.append(Step(len(history.steps) + 1, record, feasible, best, spent))
-            listener.progress(len(history.steps), evaluations, _summary(best))
+            history.steps.append(
+                Step(len(history.steps) + 1, record, feasible, best, spent, passes, improved)
+            )
+            listener.progress(
+                min(int(passes), int(stops.evaluations)), int(stops.evaluations), _summary(best)
+            )
+        begun = time.perf_counter()
         sampler.tell(trials)
+        history.sampling_seconds += time.perf_counter() - begun
+        history.reason = _ended(history, stops, len(asked), patience, progress)
+    history.seconds = time.perf_counter() - started
     return history
 
 
@@ -116,15 +188,48 @@ def constraints(problem: Problem, indices: Indices, loss: float) -> dict[str, fl
     }
 
 
-def _evaluate(
+def _batch(history: History, evaluations: float) -> int:
+    """How many candidates the evaluations that are left may pay for."""
+    left = evaluations - history.passes
+    return max(1, min(BATCH, int(np.ceil(left))))
+
+
+def _rival(
+    sampler: Sampler, samples: dict[Indices, NDArray[np.float64]], candidate: Indices
+) -> NDArray[np.float64] | None:
+    rival = sampler.rival(candidate)
+    return samples.get(rival) if rival is not None else None
+
+
+def _is_sure(mine: NDArray[np.float64], rival: NDArray[np.float64] | None) -> bool:
+    """Whether the paired difference to what had to be beaten is larger than its noise."""
+    if rival is None or len(mine) < 2:
+        return True
+    better = rival - mine
+    return bool(better.mean() > better.std(ddof=1) / len(better) ** 0.5)
+
+
+def _ended(history: History, stops: Stops, asked: int, patience: float, progress: float) -> str:
+    """Why the search ends after a batch; empty to go on."""
+    latest = history.steps[-asked:]
+    if any(step.feasible and stops.met(step.record) for step in latest):
+        return "the budget is met"
+    if history.passes >= stops.evaluations - 1e-9:
+        return "the evaluations are used up"
+    if history.passes - progress >= patience:
+        return f"the front has not grown for {patience:.0f} evaluations"
+    if stops.out_of_time():
+        return "the time is used up"
+    return ""
+
+
+def _record(
     problem: Problem,
     indices: Indices,
     candidate: Candidate,
     sampler: Sampler,
-    evaluate: Callable[[Candidate], Measurement],
+    measured: Measurement,
 ) -> Record:
-    started = time.perf_counter()
-    measured = evaluate(candidate)
     return Record(
         id=candidate.id,
         choices=candidate.as_dict(),
@@ -133,14 +238,20 @@ def _evaluate(
         size_bytes=problem.cost("size_bytes", indices),
         latency_ms=problem.cost("latency_ms", indices),
         origin=sampler.origin.get(indices, ""),
-        seconds=time.perf_counter() - started,
+        seconds=measured.seconds,
         attributes=sampler.attributes(indices),
+        examples=measured.examples,
+        passes=measured.examples / len(measured.samples),
+        work=measured.passes,
+        doubt=measured.doubt,
+        # As stored, so that a resumed run compares the same numbers.
+        samples=measured.samples.astype(np.float32).astype(np.float64),
     )
 
 
 def _trial(problem: Problem, indices: Indices, record: Record) -> Trial:
-    costs = {name: problem.cost(name, indices) for name in problem.resources}
-    return Trial(indices, record.loss, costs, record.attributes)
+    costs: dict[str, float] = {name: problem.cost(name, indices) for name in problem.resources}
+    return Trial(indices, record.loss, costs, record.attributes, record.doubt, record.passes)
 
 
 def _summary(best: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from autocompress.compression.bank import Bank
@@ -13,6 +14,7 @@ from autocompress.objective.quality import Measurement, Proxy
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
+from autocompress.study.evaluator import Evaluator
 from autocompress.study.events import Listener
 from autocompress.study.pricing import Prices, price
 from autocompress.study.profiling import profile_device
@@ -48,6 +50,11 @@ class Prepared:
     def evaluate(self, candidate: Candidate) -> Measurement:
         """The proxy loss of a candidate."""
         return self.proxy(self.stitcher.stitch(dict(candidate.choices)))
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Races candidates of the space."""
+        return Evaluator(self.model, self.space, self.stitcher, self.proxy, self.study.workers)
 
 
 def prepare(

@@ -5,20 +5,22 @@ by it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from autocompress.compression.bank import Bank
 from autocompress.compression.stitch import Stitcher
 from autocompress.compression.treated import Treated
 from autocompress.deploy import archive
 from autocompress.errors import StorageError
-from autocompress.files import read_json, write_json
+from autocompress.files import read_json, write_bytes, write_json
 from autocompress.hardware.cost_model import LatencyPrices
 from autocompress.hardware.runtimes import onnx_graph
 from autocompress.hardware.runtimes.onnx_layer import dense_treated
@@ -31,8 +33,10 @@ from autocompress.search_space.space import Space
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
 from autocompress.study.subject import Model, space_key
+from autocompress.study.swap import Swapped, swap_prices
 
-SCHEMA = 1
+SCHEMA = 2
+PRODUCTS = "products.safetensors"  # beside the prices
 ADJOINT_EXAMPLES = 512
 FIRST_CUT = 2  # times the menu survive the cut by local error, before the adjoint is asked
 
@@ -49,6 +53,8 @@ class Prices:
         latency: Milliseconds on the device.
         labels: 1 where an option runs on int8 kernels.
         swap_passes: What the swap table took, in full proxy passes.
+        products: For the `swap` table `(all options, all options)` what two options of different
+            units add together.
     """
 
     losses: Mapping[str, Table]
@@ -56,6 +62,7 @@ class Prices:
     latency: Resource
     labels: tuple[NDArray[np.int64], ...]
     swap_passes: float
+    products: NDArray[np.float64]
 
 
 def price(
@@ -95,7 +102,8 @@ def price(
         study.settings.knobs.swap_examples,
     )
     known = _known(path, listener)
-    if known.get("key") == key:
+    products = _known_products(path.with_name(PRODUCTS))
+    if known.get("key") == key and products is not None:
         thinned = _chosen(space, known["menus"])
         bytes_of = {
             (unit, Option.parse(text)): size
@@ -103,10 +111,11 @@ def price(
             for text, size in sizes.items()
         }
         tables = {name: _table(table, thinned) for name, table in known["losses"].items()}
+        passes = float(known["swap_passes"])
         listener.note(f"prices: reused from {path}")
     else:
         bytes_of = _sizes(study, model, space, bank)
-        thinned, tables = _measure(
+        thinned, swapped, tables = _measure(
             study, model, space, bank, stitcher, proxy, latency, bytes_of, listener
         )
         record = {
@@ -125,10 +134,14 @@ def price(
                 }
                 for name, table in tables.items()
             },
+            "swap_passes": swapped.passes,
         }
+        products, passes = swapped.products, swapped.passes
+        write_bytes(path.with_name(PRODUCTS), save({"products": torch.from_numpy(products)}))
         write_json(path, record)
     _say_what_does_not_help(thinned, latency, listener)
-    return _numbers(study, model, thinned, tables, latency, bytes_of), thinned
+    numbers = _numbers(study, model, thinned, tables, latency, bytes_of)
+    return replace(numbers, swap_passes=passes, products=products.astype(np.float64)), thinned
 
 
 def _known(path: Path, listener: Listener) -> dict[str, Any]:
@@ -141,6 +154,13 @@ def _known(path: Path, listener: Listener) -> dict[str, Any]:
         listener.note(f"{error}; priced again")
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _known_products(path: Path) -> NDArray[np.float32] | None:
+    try:
+        return np.asarray(load_file(path)["products"].numpy())
+    except (OSError, KeyError, SafetensorError):
+        return None
 
 
 def dense_record(model: Model, unit: str) -> Treated:
@@ -173,7 +193,7 @@ def _measure(
     latency: LatencyPrices,
     bytes_of: Mapping[tuple[str, Option], int],
     listener: Listener,
-) -> tuple[Space, dict[str, Table]]:
+) -> tuple[Space, Swapped, dict[str, Table]]:
     def errors(unit: str, menu: Sequence[Option]) -> NDArray[np.float64]:
         return np.array([0.0 if o.is_identity else bank[unit, o].error for o in menu])
 
@@ -200,41 +220,18 @@ def _measure(
         generator,
     )
     thinned = thin(candidates, adjoint, study.space.menu)
-    swap = _swap_losses(thinned, stitcher, _swap_proxy(study, model, proxy), listener)
-    return thinned, {
-        "adjoint": tuple(
-            adjoint[unit][[candidates.units[unit].index(option) for option in menu]]
-            for unit, menu in thinned.units.items()
-        ),
-        "swap": tuple(swap[unit] for unit in thinned.units),
-    }
-
-
-def _swap_proxy(study: Study, model: Model, proxy: Proxy) -> Proxy:
-    """The proxy on as many search inputs as the swap table is measured on."""
-    count = study.settings.knobs.swap_examples
-    if not 0 < count < len(model.search_inputs[0]):
-        return proxy
-    inputs = tuple(tensor[:count] for tensor in model.search_inputs)
-    return Proxy(model.dense, inputs, study.objective.proxy)
-
-
-def _swap_losses(
-    space: Space, stitcher: Stitcher, proxy: Proxy, listener: Listener
-) -> dict[str, NDArray[np.float64]]:
-    """The loss of every option alone in the original."""
-    total, done = sum(len(menu) - 1 for menu in space.units.values()), 0
-    losses = {}
-    for unit, menu in space.units.items():
-        losses[unit] = np.zeros(len(menu))
-        for index, option in enumerate(menu):
-            if option.is_identity:
-                continue
-            losses[unit][index] = proxy(stitcher.stitch({unit: option})).value
-            done += 1
-            listener.progress(done, total, f"swapping options of {unit}")
-        stitcher.stitch({unit: Option()})
-    return losses
+    swapped = swap_prices(study, model, thinned, stitcher, proxy, listener)
+    return (
+        thinned,
+        swapped,
+        {
+            "adjoint": tuple(
+                adjoint[unit][[candidates.units[unit].index(option) for option in menu]]
+                for unit, menu in thinned.units.items()
+            ),
+            "swap": swapped.losses,
+        },
+    )
 
 
 def _numbers(
@@ -268,14 +265,13 @@ def _numbers(
         np.array([int(option.activations == "int8") for option in menu], dtype=np.int64)
         for menu in space.units.values()
     )
-    examples = len(model.search_inputs[0])
-    swap_share = min(study.settings.knobs.swap_examples or examples, examples) / examples
     return Prices(
         losses=tables,
         size=Resource(float(base_bytes(study, model, order)), table(bytes_of)),
         latency=Resource(latency.constant_ms, table(times), edges),
         labels=labels,
-        swap_passes=swap_share * sum(len(menu) - 1 for menu in space.units.values()),
+        swap_passes=0.0,
+        products=np.zeros((0, 0)),
     )
 
 

@@ -18,12 +18,13 @@ from autocompress.errors import ConfigError, TaskError
 from autocompress.model.task import Inputs, Task
 from autocompress.objective.quality import Proxy
 from autocompress.search_space.candidate import Candidate
+from autocompress.study.choose import choose
 from autocompress.study.config import Study
 from autocompress.study.events import Listener, Log
 from autocompress.study.finalist import make_finalist
 from autocompress.study.knobs import Knobs
 from autocompress.study.prepare import prepare
-from autocompress.study.run import choose, search_all
+from autocompress.study.searching import search_all
 from autocompress.study.status import JOURNAL
 from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import look, made_from, menus_of

@@ -7,6 +7,7 @@ loads such a file, but the next append would make it unreadable for ever.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -19,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -47,10 +50,12 @@ class Record:
         origin: What proposed it.
         seconds: Time of the evaluation.
         attributes: What the sampler wants back on resume.
-        passes: What the measurement cost, in passes of the model over all search inputs.
-        examples: On how many search inputs it was measured.
-        complete: Whether these were all of them; others were dropped by the race, and their loss
-            is an estimate.
+        examples: On how many search inputs it was measured, where that is known.
+        passes: The same as a share of all of them.
+        work: What that cost, in passes of the whole model over all of them; less where activations
+            were reused.
+        doubt: Relative standard error of the loss, 0 when it was measured on every input.
+        samples: `(n,)` loss of each search input; empty when it was not measured on all.
     """
 
     id: str
@@ -62,9 +67,17 @@ class Record:
     origin: str
     seconds: float
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    passes: float = 1.0
     examples: int = 0
-    complete: bool = True
+    passes: float = 1.0
+    work: float = 1.0
+    doubt: float = 0.0
+    samples: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was measured on every search input; others were dropped by the race, and
+        their loss is an estimate."""
+        return self.doubt == 0
 
     def value(self, name: str) -> float:
         """Loss or a cost by name."""
@@ -135,9 +148,11 @@ class StudyStorage:
                 "origin": record.origin,
                 "seconds": record.seconds,
                 "sampler": dict(record.attributes),
-                "passes": record.passes,
                 "examples": record.examples,
-                "complete": record.complete,
+                "passes": record.passes,
+                "work": record.work,
+                "doubt": record.doubt,
+                "samples": _packed(record.samples) if record.complete else "",
             },
             constraints=dict(constraints),
         )
@@ -187,13 +202,23 @@ def read_records(trials: Sequence[FrozenTrial]) -> list[Record]:
             origin=trial.user_attrs["origin"],
             seconds=trial.user_attrs["seconds"],
             attributes=trial.user_attrs.get("sampler", {}),
-            passes=trial.user_attrs.get("passes", 1.0),
             examples=trial.user_attrs.get("examples", 0),
-            complete=trial.user_attrs.get("complete", True),
+            passes=trial.user_attrs.get("passes", 1.0),
+            work=trial.user_attrs.get("work", 1.0),
+            doubt=trial.user_attrs.get("doubt", 0.0),
+            samples=_unpacked(trial.user_attrs.get("samples", "")),
         )
         for trial in trials
         if trial.state == TrialState.COMPLETE
     ]
+
+
+def _packed(samples: NDArray[np.float64]) -> str:
+    return base64.b64encode(samples.astype("<f4").tobytes()).decode()
+
+
+def _unpacked(text: str) -> NDArray[np.float64]:
+    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64)
 
 
 def open_journal(path: Path) -> JournalStorage:

@@ -1,0 +1,244 @@
+"""Runs a model from the first layer that changed, on values kept from earlier runs.
+
+The model is traced once with `torch.fx`.  Before some of the treated layers (*cuts*) the values
+that the rest still needs are kept, under the choices of all layers before; a run that makes the
+same choices starts there.  A model that cannot be traced, or whose values are changed in place in
+a way that matters, is run as a whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+
+from autocompress.model.swap import swap
+from autocompress.model.task import Inputs
+from autocompress.model.trace import run
+
+MEMORY = 2**30  # bytes of values kept
+CUTS = 8  # more save little work, and writing what they keep takes time
+
+Choices: TypeAlias = tuple[int, ...]
+Values: TypeAlias = dict[fx.Node, Any]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place to start from.
+
+    Args:
+        unit: Index of the unit that runs next.
+        node: Index of its node.
+        live: Nodes before, whose values are read at or after the cut; inputs are left out.
+        left: Share of the units' multiply-adds that comes after, in [0, 1].
+    """
+
+    unit: int
+    node: int
+    live: tuple[fx.Node, ...]
+    left: float
+
+
+class Replay:
+    """Runs candidates on fixed parts of the inputs, each from the last value that is still true.
+
+    Args:
+        model: The original in evaluation mode; not changed.
+        units: Names of the treated layers, each of which runs once.
+        macs: Multiply-adds of each unit, to tell what a run costs.
+        parts: The inputs in parts; results are kept for each.
+        memory: Most bytes of values kept; 0 keeps none.
+
+    Attributes:
+        reuses: Whether values are reused.
+        reason: Why not; empty if they are.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        units: Sequence[str],
+        macs: Sequence[float],
+        parts: Sequence[Inputs],
+        memory: int = MEMORY,
+    ) -> None:
+        self._model = model
+        self._units = tuple(units)
+        self._parts = tuple(parts)
+        self._memory = memory
+        self._kept: OrderedDict[tuple[int, Choices], Values] = OrderedDict()
+        self._bytes = 0
+        self._working: nn.Module | None = None
+        self._nodes: list[fx.Node] = []
+        self._cuts: list[Cut] = []
+        self.reason = "no memory is granted" if memory <= 0 else self._prepare(macs)
+        if self.reuses:
+            self.reason = self._verify()
+
+    @property
+    def reuses(self) -> bool:
+        return not self.reason
+
+    def __call__(
+        self, modules: Callable[[int], nn.Module], choices: Choices, part: int
+    ) -> tuple[Tensor, float]:
+        """Output of a candidate on one part, and which share of the multiply-adds was spent.
+
+        Args:
+            modules: Gives the module of a unit under this candidate.
+            choices: What names the candidate: one number a unit, equal for equal modules.
+            part: Index of the part of the inputs.
+
+        Raises:
+            TaskError: If the model fails.
+        """
+        if not self.reuses:
+            return self._whole(modules, part), 1.0
+        with torch.no_grad():
+            return self._resume(modules, choices, part)
+
+    def twin(self) -> Replay:
+        """Another replay of the same model and inputs, for another thread, with its own values."""
+        twin = copy.copy(self)
+        twin._kept, twin._bytes, twin._working = OrderedDict(), 0, None
+        return twin
+
+    def forget(self) -> None:
+        """Drops every kept value."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def _prepare(self, macs: Sequence[float]) -> str:
+        """Traces the model and finds the cuts; returns why it cannot be replayed."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                graph = fx.Tracer().trace(self._model)
+        except Exception as error:  # noqa: BLE001 - runs the user's forward on stand-ins
+            return f"cannot be traced: {type(error).__name__}"
+        self._nodes = list(graph.nodes)
+        places = {
+            node.target: index
+            for index, node in enumerate(self._nodes)
+            if node.op == "call_module" and node.target in self._units
+        }
+        if set(places) != set(self._units):
+            return "a layer is not called as a module"
+        inputs = [node for node in self._nodes if node.op == "placeholder"]
+        if any(len(inputs) != len(part) for part in self._parts):
+            return "takes other inputs than it is given"
+        order = sorted(range(len(self._units)), key=lambda unit: places[self._units[unit]])
+        if order != list(range(len(self._units))):
+            return "its layers are called in another order"
+        total = float(sum(macs)) or 1.0
+        left = [float(sum(macs[unit:])) / total for unit in range(len(self._units))]
+        # About equal amounts of work between two cuts.
+        band = [int(CUTS * share - 1e-9) for share in left]
+        self._cuts = [
+            Cut(unit, places[name], self._live(places[name]), left[unit])
+            for unit, name in enumerate(self._units)
+            if unit and band[unit] != band[unit - 1]
+        ]
+        return ""
+
+    def _live(self, place: int) -> tuple[fx.Node, ...]:
+        after = set(self._nodes[place:])
+        return tuple(
+            node
+            for node in self._nodes[:place]
+            if node.op not in ("placeholder", "output") and after & set(node.users)
+        )
+
+    def _verify(self) -> str:
+        """Starts from every cut of the first part and compares bit by bit."""
+        dense = [self._model.get_submodule(name) for name in self._units]
+        choices = (-1,) * len(self._units)
+        expected = run(self._model, self._parts[0])
+        with torch.no_grad():
+            first, _ = self._resume(dense.__getitem__, choices, 0)
+            ok = isinstance(expected, Tensor) and torch.equal(first, expected)
+            for cut in reversed(self._cuts):
+                # Another choice: everything from that cut on is computed again.
+                changed = (*choices[: cut.unit], -2, *choices[cut.unit + 1 :])
+                again, _ = self._resume(dense.__getitem__, changed, 0)
+                ok = ok and torch.equal(again, expected)
+        self.forget()
+        return "" if ok else "does not give the same output when it starts in the middle"
+
+    def _resume(
+        self, modules: Callable[[int], nn.Module], choices: Choices, part: int
+    ) -> tuple[Tensor, float]:
+        values, start, left = self._start(choices, part)
+        cuts = {cut.node: cut for cut in self._cuts}
+        inputs = iter(self._parts[part])
+        for index, node in enumerate(self._nodes):
+            if node.op == "placeholder":
+                values[node] = next(inputs)
+                continue
+            if index < start:
+                continue
+            if node.op == "output":
+                return fx.node.map_arg(node.args[0], values.__getitem__), left  # type: ignore[return-value]
+            if index in cuts and index > start:
+                self._keep(cuts[index], choices, part, values)
+            values[node] = self._execute(node, values, modules)
+        raise AssertionError("a traced graph ends with its output")
+
+    def _start(self, choices: Choices, part: int) -> tuple[Values, int, float]:
+        for cut in reversed(self._cuts):
+            key = (part, choices[: cut.unit])
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return dict(self._kept[key]), cut.node, cut.left
+        return {}, 0, 1.0
+
+    def _keep(self, cut: Cut, choices: Choices, part: int, values: Values) -> None:
+        kept = {node: values[node] for node in cut.live}
+        self._kept[part, choices[: cut.unit]] = kept
+        self._bytes += _size(kept)
+        while self._bytes > self._memory:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+
+    def _execute(self, node: fx.Node, values: Values, modules: Callable[[int], nn.Module]) -> Any:
+        args = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+        if node.op == "call_module":
+            name = str(node.target)
+            known = name in self._units
+            module = modules(self._units.index(name)) if known else self._model.get_submodule(name)
+            return module(*args, **kwargs)
+        if node.op == "call_function":
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return _attribute(self._model, str(node.target))
+
+    def _whole(self, modules: Callable[[int], nn.Module], part: int) -> Tensor:
+        if self._working is None:
+            self._working = copy.deepcopy(self._model)
+        for index, name in enumerate(self._units):
+            swap(self._working, name, modules(index))
+        output: Tensor = run(self._working, self._parts[part])
+        return output
+
+
+def _attribute(model: nn.Module, path: str) -> Any:
+    value: Any = model
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _size(values: Mapping[fx.Node, Any]) -> int:
+    return sum(
+        value.numel() * value.element_size()
+        for value in values.values()
+        if isinstance(value, Tensor)
+    )

@@ -1,0 +1,46 @@
+"""Which evaluated candidates are worth confirming."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autocompress.search.problem import LOSS, Problem
+from autocompress.search_space.candidate import Candidate
+from autocompress.study.prepare import Prepared
+from autocompress.study.storage import Record
+
+
+def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> list[Record]:
+    """The complete records worth confirming.
+
+    Those that keep the limits come first, by what is minimised, the others by how far they miss.
+    Where size or latency is made small, the limit on the loss is an estimate, so the finalists
+    also come from stricter ones: the best record under the limit, under half of it, and so on.
+    """
+
+    def missed(record: Record) -> float:
+        indices = prepared.space.indices(Candidate.from_dict(record.choices))
+        return problem.violation(indices)
+
+    def key(record: Record) -> tuple[float, ...]:
+        costs = (record.loss, record.latency_ms, record.size_bytes)
+        return (excesses[record.id], record.value(problem.minimise), *costs)
+
+    records = [record for record in records if record.complete]
+    excesses = {record.id: missed(record) for record in records}
+    ordered = sorted(records, key=lambda record: (*key(record), record.id))
+    count = prepared.study.objective.finalists
+    chosen: dict[float, Record] = {}
+    if problem.minimise != LOSS:
+        most = problem.limits.get(LOSS, max(record.loss for record in records))
+        for step in range(count):
+            best = next((r for r in ordered if r.loss <= most * (1 + 1e-9) / 2**step), None)
+            if best is not None:
+                chosen.setdefault(best.loss, best)
+        return list(chosen.values()) or sorted(records, key=lambda record: record.loss)[:count]
+    for record in ordered:
+        # Equal losses mean that the difference never reaches the output: one of them is enough.
+        chosen.setdefault(record.loss, record)
+        if len(chosen) == count:
+            break
+    return list(chosen.values())

@@ -1,0 +1,220 @@
+"""The search of a prepared run: what is asked in numbers, when to stop, what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from autocompress.errors import UndecidedError
+from autocompress.search.budget_sampler import BudgetSampler
+from autocompress.search.catalogue import make_sampler
+from autocompress.search.infeasible import aim, prove
+from autocompress.search.pareto import knee
+from autocompress.search.problem import LOSS, Problem
+from autocompress.search.sampler import Sampler
+from autocompress.search.sweep import SweepSampler
+from autocompress.search_space.candidate import Candidate
+from autocompress.search_space.option import Option
+from autocompress.study.confirm import quality_threshold
+from autocompress.study.events import Log
+from autocompress.study.finalist import original_of
+from autocompress.study.front import front_of
+from autocompress.study.loop import History, Stops, search
+from autocompress.study.prepare import Prepared
+from autocompress.study.storage import Record, StudyStorage
+from autocompress.study.targets import Measured, Target, search_limits, targets_of
+
+SWEPT = 24  # budgets tried to learn how much loss the metric bears
+RESOURCES = {"size": "size_bytes", "latency": "latency_ms"}
+
+
+def make_problem(prepared: Prepared) -> Problem:
+    """The search in numbers, under the hard limits of the budget less the reserves."""
+    prices = prepared.prices
+    return Problem(
+        units=tuple(prepared.space.units),
+        losses=prices.losses,
+        resources={"size_bytes": prices.size, "latency_ms": prices.latency},
+        labels=prices.labels,
+        limits=_limits(prepared, soft=False),
+        front=tuple(RESOURCES[name] for name in prepared.study.objective.front),
+        products={"swap": prices.products},
+    )
+
+
+def _limits(prepared: Prepared, soft: bool) -> dict[str, float]:
+    original = prepared.latency.predict({unit: Option() for unit in prepared.space.units})
+    budget = {name: limit for name, limit in prepared.study.budget.items() if limit.soft == soft}
+    return search_limits(
+        budget, original_of(prepared).size_bytes, original, prepared.fit.mape_percent
+    )
+
+
+def _aimed(prepared: Prepared, problem: Problem, log: Log) -> Problem:
+    """The problem with the soft limits as well, as far as the prices say that they can be kept."""
+    soft = _limits(prepared, soft=True)
+    if not soft:
+        return problem
+    limits = aim(problem, problem.losses["swap"], soft)
+    for name, limit in soft.items():
+        if limits.get(name, np.inf) > limit:
+            reach = f"{limits[name]:.6g} is aimed at" if name in limits else "it is left out"
+            log.note(f"the soft limit {name} <= {limit:.6g} is out of reach: {reach}")
+    return replace(problem, limits=limits)
+
+
+def search_all(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[History, Problem]:
+    """One search for quality or the front; two when size or latency is made small: first the
+    front, which shows how much loss the metric bears, then the smallest candidate within that."""
+    settings, objective = prepared.study.settings, prepared.study.objective
+    problem = make_problem(prepared)
+    _note_infeasible(problem, log)
+    problem = _aimed(prepared, problem, log)
+    if objective.minimise == "quality":
+        sampler = _sampler(prepared, problem)
+        history = _run(prepared, problem, sampler, storage, settings.evaluations, log)
+        return _summed(prepared, [history], sampler), problem
+    name = RESOURCES[objective.minimise]
+    count = max(1, min(SWEPT, settings.evaluations // 2))
+    sweep = SweepSampler(problem, name, problem.losses["swap"], count)
+    first = _run(prepared, problem, sweep, storage, count, log)
+    limit = _loss_limit(prepared, [step.record for step in first.steps])
+    log.note(f"the metric bears a proxy loss of {limit:.5f}")
+    # A limit that equals the best known point leaves nothing to search; the mildest option is
+    # free.
+    limits = {**problem.limits, LOSS: max(limit, 1e-9)} if np.isfinite(limit) else problem.limits
+    aimed = replace(problem, minimise=name, limits=limits)
+    sampler = _sampler(prepared, aimed)
+    left = settings.evaluations - first.passes
+    histories = [first]
+    if left >= 1:
+        histories.append(_run(prepared, aimed, sampler, storage, left, log))
+    return _summed(prepared, histories, sampler), aimed
+
+
+def _sampler(prepared: Prepared, problem: Problem) -> Sampler:
+    settings = prepared.study.settings
+    rng = np.random.default_rng([settings.seed, 3])
+    return make_sampler(settings.sampler, problem, rng, settings.knobs.explore)
+
+
+def _run(
+    prepared: Prepared,
+    problem: Problem,
+    sampler: Sampler,
+    storage: StudyStorage,
+    evaluations: float,
+    log: Log,
+) -> History:
+    settings = prepared.study.settings
+    stops = Stops(
+        evaluations=max(1.0, evaluations),
+        patience=settings.patience,
+        out_of_time=_clock(prepared.study.max_seconds, log),
+        met=_met(prepared) if settings.stop_when_met else lambda record: False,
+    )
+    seed = settings.seed
+    history = search(
+        problem, prepared.space, sampler, prepared.evaluator, storage, stops, seed, log
+    )
+    log.note(f"search: {history.reason}")
+    return history
+
+
+def _summed(prepared: Prepared, parts: Sequence[History], sampler: Sampler) -> History:
+    """The parts of a search as one, with what it cost and what its moves earned."""
+    total = History()
+    for part in parts:
+        done, spent = total.passes, total.seconds
+        for step in part.steps:
+            step.evaluation = len(total.steps) + 1
+            step.passes += done
+            step.seconds += spent
+            total.steps.append(step)
+        total.evaluated += part.evaluated
+        total.recalled += part.recalled
+        total.sampling_seconds += part.sampling_seconds
+        total.seconds += part.seconds
+        total.reason = part.reason
+    if isinstance(sampler, BudgetSampler):
+        shares = dict(zip(sampler.moves.names, sampler.moves.shares().tolist(), strict=True))
+        total.moves = [
+            {"move": move.name, **asdict(move), "share": shares.get(move.name)}
+            for move in sampler.moves.moves.values()
+        ]
+    total.price = _price(prepared, total)
+    total.knee = _knee([step.record for step in total.steps])
+    return total
+
+
+def _price(prepared: Prepared, history: History) -> dict[str, float]:
+    """What a candidate cost: measured in passes of the model, and beside them."""
+    records = [step.record for step in history.steps]
+    spent, count = prepared.evaluator.spent, max(history.evaluated, 1)
+    beside = history.sampling_seconds + spent.busy - spent.forward
+    return {
+        "candidates": len(records),
+        "passes": sum(record.work for record in records),
+        "mean": float(np.mean([record.work for record in records])),
+        "full_pass_ms": 1000 * spent.forward / max(spent.passes, 1e-9),
+        "engine_ms": 1000 * beside / count,
+        "pricing_passes": prepared.prices.swap_passes,
+    }
+
+
+def _knee(records: Sequence[Record]) -> str:
+    """Id of the front's knee, the loss on a logarithmic axis; empty without records."""
+    front = front_of(records)
+    if not front:
+        return ""
+    values = np.array([[r.loss, r.size_bytes, r.latency_ms] for r in front])
+    values[:, 0] = np.log(np.maximum(values[:, 0], 1e-9))
+    return front[knee(values)].id
+
+
+def _met(prepared: Prepared) -> Callable[[Record], bool]:
+    """Whether a record that keeps the limits under the prices also keeps the one on quality."""
+    target = _quality_target(prepared)
+
+    def met(record: Record) -> bool:
+        if target is None:
+            return True
+        return target.is_met(Measured(_quality(prepared, record), 0.0, 0.0))
+
+    return met
+
+
+def _quality_target(prepared: Prepared) -> Target | None:
+    study = prepared.study
+    quality = study.task.evaluate(prepared.model.dense, "selection")
+    original = Measured(quality, original_of(prepared).size_bytes, 1.0)
+    budget = {name: limit for name, limit in study.budget.items() if name == "quality"}
+    targets = targets_of(budget, original, study.higher_is_better, study.settings.metric_unit)
+    return targets[0] if targets else None
+
+
+def _quality(prepared: Prepared, record: Record) -> float:
+    """The user's metric of a stitched candidate on the selection split."""
+    choices = dict(Candidate.from_dict(record.choices).choices)
+    return prepared.study.task.evaluate(prepared.stitcher.stitch(choices), "selection")
+
+
+def _loss_limit(prepared: Prepared, records: Sequence[Record]) -> float:
+    return quality_threshold(
+        records, lambda record: _quality(prepared, record), _quality_target(prepared)
+    )
+
+
+def _note_infeasible(problem: Problem, log: Log) -> None:
+    try:
+        found = prove(problem, problem.losses["swap"])
+    except UndecidedError:
+        return
+    if found is not None:
+        log.note(f"{found}; the search goes for the closest point")
+
+
+def _clock(max_seconds: float | None, log: Log) -> Callable[[], bool]:
+    return lambda: max_seconds is not None and log.elapsed > max_seconds
