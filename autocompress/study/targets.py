@@ -103,15 +103,16 @@ def search_limits(
     """Limits of the search by resource: the budget less what predictions may be off by.
 
     Args:
-        budget: Limits by name; quality is not a limit on a resource.
+        budget: Limits by name, whose order is kept; quality is not a limit on a resource.
         size_bytes: Of the original.
         latency_ms: Of the original as the cost model predicts it.
         mape_percent: Held-out error of the cost model.
     """
+    reserves = {"size": SIZE_RESERVE, "latency": min(LATENCY_RESERVE, mape_percent / 100)}
+    originals = {"size": ("size_bytes", size_bytes), "latency": ("latency_ms", latency_ms)}
     limits = {}
-    if "size" in budget:
-        limits["size_bytes"] = budget["size"].bound(size_bytes) * (1 - SIZE_RESERVE)
-    if "latency" in budget:
-        reserve = min(LATENCY_RESERVE, mape_percent / 100)
-        limits["latency_ms"] = budget["latency"].bound(latency_ms) * (1 - reserve)
+    for name, limit in budget.items():
+        if name in originals:
+            resource, original = originals[name]
+            limits[resource] = limit.bound(original) * (1 - reserves[name])
     return limits

@@ -79,6 +79,10 @@ def test_a_missed_soft_limit_is_reported_and_the_run_is_good(
     code, out, err = cli("run", study, "--out", folder, "--goal", goal)
     assert code == 0, err
     assert "soft limit on latency missed: 1% was aimed at" in out
+    assert "the soft limit latency_ms <=" in out
+    assert "is out of reach" in out
+    details = json.loads((folder / "details.json").read_text())
+    assert any(row["feasible"] for row in details["history"]), "a soft limit made all infeasible"
     assert "budget met, as measured" in out
     result = json.loads((folder / "result.json").read_text())
     assert result["budget_met"] is True

@@ -184,6 +184,8 @@ def test_search_is_held_to_less_than_the_budget() -> None:
     budget = parse_budget(["size=10%", "latency=50%", "quality=-1pt"])
     found = search_limits(budget, 1000, 2.0, mape_percent=3)
     assert found == {"size_bytes": 99.0, "latency_ms": pytest.approx(0.97)}
+    turned = search_limits(dict(reversed(budget.items())), 1000, 2.0, mape_percent=3)
+    assert list(turned) == ["latency_ms", "size_bytes"], "soft limits count in the order given"
     assert search_limits(budget, 1000, 2.0, mape_percent=50)["latency_ms"] == pytest.approx(0.95)
 
 
