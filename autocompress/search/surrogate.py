@@ -42,13 +42,14 @@ class Basis:
     """
 
     def __init__(self, table: Tables, products: Floats | None = None) -> None:
-        self.table = floored(table)
+        # Infinite entries are never chosen; as zeros they cannot spoil what is summed beside them.
+        self.table = tuple(np.where(np.isfinite(v), v, 0.0) for v in floored(table))
         self.landscape = Landscape(self.table, products)
         sizes = [len(values) for values in self.table]
         self.starts = np.cumsum([0, *sizes[:-1]])
         self.flat = np.concatenate(self.table)
         self.roots = np.sqrt(self.flat)
-        self.floor = float(self.flat.min())
+        self.floor = float(self.flat[self.flat > 0].min())
         self._width = max(sizes)
         # Padded rows: likeness of the flat option to those of its unit.
         self._alike = np.zeros((len(self.flat), self._width))
@@ -214,7 +215,7 @@ def _strengths(terms: Floats, residual: Floats, spread: float, noise: Floats) ->
 
 
 def _alike(values: Floats) -> Floats:
-    finite = np.where(np.isfinite(values), values, values[np.isfinite(values)].max())
+    finite = np.where(values > 0, values, values.max())
     distance = np.log(finite)[:, None] - np.log(finite)[None, :]
     return np.asarray(np.exp(-0.5 * (distance / _LENGTH) ** 2), dtype=np.float64)
 

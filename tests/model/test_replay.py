@@ -1,0 +1,101 @@
+"""Replay: a candidate's outputs are the same bit for bit wherever the run starts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autocompress.model.replay import Replay
+
+
+class Residual(nn.Module):
+    """Three layers and a shortcut; with `spoil` a kept value is changed in place."""
+
+    def __init__(self, spoil: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.second = nn.Linear(6, 6)
+        self.third = nn.Linear(6, 3)
+        self.spoil = spoil
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        y = self.second(torch.relu(h))
+        if self.spoil:
+            h.add_(y)
+            return self.third(h)
+        return self.third(torch.relu(y + h))
+
+
+class Branching(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.first(x)) if x.sum() > 0 else self.third(self.second(x))
+
+
+UNITS = ("first", "second", "third")
+
+
+def make(model: nn.Module, memory: int = 2**20) -> tuple[Replay, list[list[nn.Module]]]:
+    torch.manual_seed(0)
+    parts = [(torch.randn(5, 6),), (torch.randn(4, 6),)]
+    menus = [
+        [model.get_submodule(name), *(nn.Linear(6, 3 if name == "third" else 6) for _ in range(3))]
+        for name in UNITS
+    ]
+    return Replay(model.eval(), UNITS, [36, 36, 18], parts, memory), menus
+
+
+def whole(
+    model: nn.Module, menus: list[list[nn.Module]], choices: tuple[int, ...], x: Tensor
+) -> Tensor:
+    for name, menu, choice in zip(UNITS, menus, choices, strict=True):
+        setattr(model, name, menu[choice])
+    with torch.no_grad():
+        result: Tensor = model(x)
+    for name, menu in zip(UNITS, menus, strict=True):
+        setattr(model, name, menu[0])
+    return result
+
+
+@pytest.mark.parametrize("memory", [2**20, 300, 0])
+def test_outputs_do_not_depend_on_what_is_kept(memory: int) -> None:
+    model = Residual()
+    replay, menus = make(model, memory)
+    assert replay.reuses == (memory > 0)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(40):
+        choices = tuple(torch.randint(4, (3,), generator=generator).tolist())
+        part = int(torch.randint(2, (1,), generator=generator))
+        modules = [menu[choice] for menu, choice in zip(menus, choices, strict=True)]
+        output, share = replay(modules.__getitem__, choices, part)
+        expected = whole(model, menus, choices, replay._parts[part][0])
+        assert torch.equal(output, expected)
+        assert 0 < share <= 1
+
+
+def test_a_late_change_costs_a_part_of_the_work() -> None:
+    replay, menus = make(Residual())
+    modules = [menu[0] for menu in menus]
+    assert replay(modules.__getitem__, (0, 0, 0), 0)[1] == 1
+    late = [modules[0], modules[1], menus[2][1]]
+    assert replay(late.__getitem__, (0, 0, 1), 0)[1] == pytest.approx(18 / 90)
+    assert replay(late.__getitem__, (0, 0, 1), 1)[1] == 1  # the other part was never run
+    replay.forget()
+    assert replay(late.__getitem__, (0, 0, 1), 0)[1] == 1
+
+
+def test_values_changed_in_place_are_noticed() -> None:
+    replay, menus = make(Residual(spoil=True))
+    assert "starts in the middle" in replay.reason
+    output, share = replay([menu[0] for menu in menus].__getitem__, (0, 0, 0), 0)
+    assert share == 1
+    assert torch.equal(output, whole(replay._model, menus, (0, 0, 0), replay._parts[0][0]))
+
+
+def test_a_model_with_branches_is_run_whole() -> None:
+    replay, menus = make(Branching())
+    assert "cannot be traced" in replay.reason
+    modules = [menus[0][1], menus[1][2], menus[2][3]]
+    output, _ = replay(modules.__getitem__, (1, 2, 3), 1)
+    assert torch.equal(output, whole(replay._model, menus, (1, 2, 3), replay._parts[1][0]))
