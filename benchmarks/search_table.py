@@ -54,7 +54,21 @@ def show(scored: Sequence[Scored], contest: Contest, figures: Mapping[str, Any])
     console = Console(width=170)
     console.print(table)
     for name, check in figures["checks"].items():
-        console.print(f"  {name}: {check}", highlight=False)
+        nested = name == "equal_search_passes"
+        for mark, part in check.items() if nested else (("", check),):
+            console.print(f"  {f'{name} {mark}':44} {described(part)}", highlight=False)
+
+
+def described(check: Mapping[str, Any]) -> str:
+    """One check in a line."""
+    if "better" not in check:
+        return ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in check.items()
+        )
+    counts = ", ".join(f"{check[name]} {name}" for name in ("better", "tied", "worse"))
+    least = "none" if check["least"] is None else f"{check['least']:.3f}"
+    return f"{counts}; the other's loss over ours at least {least} ({check['where']})"
 
 
 def milli(value: float) -> str:
