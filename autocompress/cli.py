@@ -283,6 +283,10 @@ def tune_settings(
         int, typer.Option(min=1, help="Sets of knobs tried, the defaults included.")
     ] = 16,
     evaluations: Annotated[int, typer.Option(min=1, help="Candidates of each search.")] = 50,
+    budget: Budget = None,
+    space: Annotated[
+        str | None, typer.Option(help="Search space: preset or .toml; a small one is faster.")
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Banks, device tables, and the two files below.")
     ] = Path("runs/tune-settings"),
@@ -301,7 +305,7 @@ def tune_settings(
     from autocompress.study.tuning import tune
 
     console = Console()
-    loaded = [load_study(folder) for folder in studies]
+    loaded = [load_study(folder, {"space": space}, budget or ()) for folder in studies]
     journal = storage or out / "knobs.journal"
     with Display(console) as display:
         found = tune(loaded, trials, evaluations, journal, out / "work", display)

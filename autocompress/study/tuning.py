@@ -289,7 +289,8 @@ def _importances(book: optuna.Study, finished: Sequence[FrozenTrial]) -> dict[st
 
 def _content(study: Study) -> str:
     limits = sorted(f"{name}={limit.text}" for name, limit in study.budget.items())
-    return f"{study.name} {trace_model(study).content[:16]} {' '.join(limits)}"
+    menus = sha256(study.space.model_dump_json().encode()).hexdigest()
+    return f"{study.name} {trace_model(study).content[:16]} {menus[:16]} {' '.join(limits)}"
 
 
 def _short(knobs: Knobs) -> str:
