@@ -1,0 +1,73 @@
+"""The evaluator gives the proxy's numbers, whatever is reused and however many threads there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autocompress.study.config import load_study
+from autocompress.study.evaluator import Evaluator
+from autocompress.study.events import Silent
+from autocompress.study.prepare import Prepared, prepare
+from autocompress.study.subject import look
+
+
+@pytest.fixture(scope="module")
+def prepared(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    study = load_study(trained)
+    model, space = look(study, Silent())
+    return prepare(study, model, space, tmp_path_factory.mktemp("prepared"), Silent())
+
+
+def candidates(prepared: Prepared, count: int) -> list[tuple[int, ...]]:
+    rng = np.random.default_rng(0)
+    sizes = [len(menu) for menu in prepared.space.units.values()]
+    return [tuple(int(rng.integers(size)) for size in sizes) for _ in range(count)]
+
+
+def test_activations_are_reused(prepared: Prepared) -> None:
+    assert prepared.evaluator.reason == ""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_numbers_are_those_of_the_stitched_model(prepared: Prepared, workers: int) -> None:
+    evaluator = Evaluator(
+        prepared.model, prepared.space, prepared.stitcher, prepared.proxy, workers
+    )
+    asked = candidates(prepared, 12)
+    order = range(len(prepared.proxy.parts))
+    for candidate, found in zip(
+        asked, evaluator.race(asked, [None] * len(asked), order), strict=True
+    ):
+        expected = prepared.evaluate(prepared.space.candidate(candidate))
+        assert found.value == pytest.approx(expected.value, rel=1e-5, abs=1e-9)
+        assert found.complete
+    assert 0 < evaluator.spent.passes < len(asked)
+
+
+def test_threads_do_not_change_a_bit(prepared: Prepared) -> None:
+    asked = candidates(prepared, 12)
+    found = []
+    for workers in (1, 2):
+        evaluator = Evaluator(
+            prepared.model, prepared.space, prepared.stitcher, prepared.proxy, workers
+        )
+        rival = next(evaluator.race(asked[:1], [None], range(8))).samples
+        raced = list(evaluator.race(asked, [rival] * len(asked), [5, 1, 0, 2, 7, 6, 4, 3]))
+        found.append([(m.value, m.doubt, m.examples) for m in raced])
+    assert found[0] == found[1]
+    assert any(doubt > 0 for _, doubt, _ in found[0])
+
+
+def test_products_are_symmetric_and_scaled(prepared: Prepared) -> None:
+    products = prepared.prices.products
+    assert np.allclose(products, products.T, atol=1e-7)
+    start = 0
+    for menu in prepared.space.units.values():
+        stop = start + len(menu)
+        assert not products[start:stop, start:stop].any()
+        start = stop
+    lengths = np.sqrt(np.concatenate(prepared.prices.losses["swap"]))
+    assert (np.abs(products) <= np.outer(lengths, lengths) * (1 + 1e-3) + 1e-7).all()
