@@ -65,6 +65,13 @@ def _aimed(prepared: Prepared, problem: Problem, log: Log) -> Problem:
     return replace(problem, limits=limits)
 
 
+def _held(prepared: Prepared, problem: Problem) -> Problem:
+    """The problem without the soft limits: what misses one is feasible all the same."""
+    soft = {RESOURCES.get(name, LOSS) for name, lim in prepared.study.budget.items() if lim.soft}
+    limits = {name: limit for name, limit in problem.limits.items() if name not in soft}
+    return replace(problem, limits=limits)
+
+
 def search_all(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[History, Problem]:
     """One search for quality or the front; two when size or latency is made small: first the
     front, which shows how much loss the metric bears, then the smallest candidate within that."""
@@ -113,12 +120,10 @@ def _run(
         evaluations=max(1.0, evaluations),
         patience=settings.patience,
         out_of_time=_clock(prepared.study.max_seconds, log),
-        met=_met(prepared) if settings.stop_when_met else lambda record: False,
+        met=_met(prepared, problem) if settings.stop_when_met else lambda record: False,
     )
-    seed = settings.seed
-    history = search(
-        problem, prepared.space, sampler, prepared.evaluator, storage, stops, seed, log
-    )
+    held, seed = _held(prepared, problem), settings.seed
+    history = search(held, prepared.space, sampler, prepared.evaluator, storage, stops, seed, log)
     log.note(f"search: {history.reason}")
     return history
 
@@ -174,11 +179,15 @@ def _knee(records: Sequence[Record]) -> str:
     return front[knee(values)].id
 
 
-def _met(prepared: Prepared) -> Callable[[Record], bool]:
-    """Whether a record that keeps the limits under the prices also keeps the one on quality."""
+def _met(prepared: Prepared, problem: Problem) -> Callable[[Record], bool]:
+    """Whether a record that keeps the hard limits under the prices also keeps the soft ones, as
+    far as that is possible, and the one on quality."""
     target = _quality_target(prepared)
 
     def met(record: Record) -> bool:
+        indices = prepared.space.indices(Candidate.from_dict(record.choices))
+        if not problem.satisfies(indices, record.loss):
+            return False
         if target is None:
             return True
         return target.is_met(Measured(_quality(prepared, record), 0.0, 0.0))

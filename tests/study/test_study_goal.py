@@ -96,6 +96,17 @@ def test_a_missed_soft_limit_is_reported_and_the_run_is_good(
     assert result["best"]["candidate"] in out
 
 
+def test_the_search_stops_when_all_limits_are_met(
+    cli: Cli, make_study: Any, with_device: Any, tmp_path: Path
+) -> None:
+    folder, study = with_device(tmp_path / "run"), make_study({}, evaluations=60)
+    goal = "maximise accuracy subject to size<=50% and accuracy>=-10pt"
+    code, out, err = cli("run", study, "--out", folder, "--goal", goal, "--stop-when-met")
+    assert code == 0, err
+    assert "the budget is met" in out
+    assert json.loads((folder / "result.json").read_text())["evaluations"] < 30
+
+
 def test_an_absolute_floor_that_the_original_misses_is_not_met(
     trained: Path, with_device: Any, tmp_path: Path
 ) -> None:
