@@ -116,6 +116,24 @@ def test_tuning_goes_on_and_says_what_it_showed(
         tune([study], 2, EVALUATIONS + 1, journal, work, Silent())
 
 
+def test_the_command_prints_its_tables_and_writes_the_figures(
+    make_study: Callable[..., Path],
+    places: tuple[Path, Path],
+    cli: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tuning, "SEEDS", 2)
+    out = places[1].parent
+    given = ("--trials", 1, "--evaluations", 4, "--out", out, "--budget", "size=30%")
+    code, said, _ = cli("tune-settings", make_study(), *given)
+    assert code == 0
+    assert "0 (defaults) *" in said
+    assert "No trial was better than the defaults: they stay." in said
+    record = json.loads((out / "knobs.json").read_text())
+    assert (record["name"], len(record["rows"])) == ("tune-settings", 1)
+    assert cli("tune-settings", make_study(), *given[:-1], "size=40%")[0] == 2
+
+
 def test_a_study_without_a_budget_is_refused(
     make_study: Callable[..., Path], places: tuple[Path, Path]
 ) -> None:
