@@ -25,8 +25,8 @@ def moves_table(run: RunData) -> str:
         Column("complete", "n", "those that were measured on all search inputs"),
         Column("improved", "n", "those that moved the front beyond the noise"),
         Column("earned", "n", "what they added to the front, all together"),
-        Column("passes", "n", "full passes over the search inputs that it cost"),
-        Column("earned a pass", "n"),
+        Column("evaluations", "n", "measurements on all search inputs that it cost"),
+        Column("earned each", "n", "for one such measurement"),
         Column("share", "n", "of the mix at the end"),
     ]
     rows = []

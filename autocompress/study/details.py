@@ -138,7 +138,7 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
 
 def _history_rows(history: History) -> list[dict[str, Any]]:
     volumes = _hypervolumes([step.record for step in history.steps])
-    passes = np.cumsum([step.record.passes for step in history.steps])
+    passes = np.cumsum([step.record.work for step in history.steps])
     rows = []
     for step, volume, spent in zip(history.steps, volumes, passes, strict=True):
         rows.append(

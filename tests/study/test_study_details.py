@@ -54,8 +54,8 @@ def test_volumes_equal_those_of_the_whole_front_each_time() -> None:
 
 def test_history_counts_passes_and_names_candidates() -> None:
     steps = [
-        Step(1, replace(record(1e-2, 100, 2), passes=1.0), True, 1e-2, 0.5),
-        Step(2, replace(record(1e-1, 90, 2), passes=0.25, complete=False), True, 1e-2, 0.6),
+        Step(1, replace(record(1e-2, 100, 2), work=1.0), True, 1e-2, 0.5),
+        Step(2, replace(record(1e-1, 90, 2), work=0.25, complete=False), True, 1e-2, 0.6),
     ]
     rows = _history_rows(History(steps))
     assert [row["passes"] for row in rows] == [1.0, 1.25]
