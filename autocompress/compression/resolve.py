@@ -4,119 +4,196 @@ Bank entries are fitted to the dense model's inputs, so that they can be stitche
 combination. Once the combination is known, each layer's target becomes the dense output given
 compressed inputs (the asymmetric calibration of GPTAQ, 2504.02692):
 `W* = W E[x y^T] E[y y^T]^-1` with `x` the dense and `y` the delivered input; the bias takes up
-what is left of the mean.
+what is left of the mean.  The candidate runs once, and each layer is fitted when its input
+arrives.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.compress import compress_layer
-from autocompress.compression.moments import Statistics, damped, unfold
+from autocompress.compression.carry import carry
+from autocompress.compression.moments import DAMPING, damped, unfold
 from autocompress.compression.treated import Treated, build_module
 from autocompress.model.layer import Layer
 from autocompress.model.swap import swap
 from autocompress.model.task import Inputs, batches
 from autocompress.search_space.option import Option
 
+MEMORY = 2**30  # bytes of dense inputs that are kept while the candidate runs
+ROWS = 64  # rows for each column that a moment is taken over, if there are more
+FEWEST_ROWS = 2**15
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a layer's dense input `x` and delivered input `y` say together, all float64.
+
+    Args:
+        delivered: `(d, d)` mean of `y y^T`.
+        cross: `(d, d)` mean of `x y^T`.
+        dense_mean: `(d,)` mean of `x`.
+        mean: `(d,)` mean of `y`.
+    """
+
+    delivered: Tensor
+    cross: Tensor
+    dense_mean: Tensor
+    mean: Tensor
+
 
 def resolve(
     model: nn.Module,
     layers: Sequence[Layer],
-    statistics: Mapping[str, Statistics],
+    entries: Mapping[str, Treated],
     choices: Mapping[str, Option],
     inputs: Inputs,
     batch: int = 128,
+    damping: float = DAMPING,
 ) -> dict[str, Treated]:
     """What is stored for each treated layer of a candidate, fitted in sequence.
 
     Args:
         model: The dense model; not changed.
         layers: In the order in which they run.
-        statistics: Of the dense model; gives the int8 grids.
+        entries: Layer to its bank entry under its option: gives survivors and int8 grids.
         choices: Layer to option; identities stay dense.
-        inputs: Calibration inputs.
-        batch: Examples in one forward pass.
+        inputs: Calibration inputs, of which as many are used as fit into `MEMORY`.
+        batch: Examples in one forward pass of the dense model and in one product.
+        damping: Share of the mean diagonal that is added to moments before they are inverted.
     """
+    chosen = {
+        layer.name: choices[layer.name]
+        for layer in layers
+        if not choices.get(layer.name, Option()).is_identity
+    }
+    if not chosen:
+        return {}
+    inputs = _affordable(model, chosen, inputs)
+    arriving = _dense_inputs(model, chosen, inputs, batch)
     compressed = copy.deepcopy(model)
-    done: dict[str, Treated] = {}
+    fitters = {}
     for layer in layers:
-        option = choices.get(layer.name, Option())
-        if option.is_identity:
-            continue
-        dense = model.get_submodule(layer.name)
-        paired = _paired_moments(model, compressed, layer.name, inputs, batch)
-        target, moved = _retarget(dense, statistics[layer.name], *paired)
-        treated = next(compress_layer(layer, target, moved, [option]))[1]
-        treated = _correct_bias(dense, treated, paired[2], moved.mean)
-        swap(compressed, layer.name, build_module(dense, treated))
-        done[layer.name] = treated
-    return done
+        if layer.name in chosen:
+            dense = model.get_submodule(layer.name)
+            fitters[layer.name] = _Fitter(
+                dense, layer, chosen[layer.name], entries[layer.name], arriving, batch, damping
+            )
+            swap(compressed, layer.name, fitters[layer.name])
+    with torch.no_grad():
+        compressed(*inputs)
+    return {name: fitter.treated for name, fitter in fitters.items()}
 
 
-def _retarget(
-    dense: nn.Module,
-    statistics: Statistics,
-    delivered: Tensor,
-    cross: Tensor,
-    _: Tensor,
-    mean: Tensor,
-) -> tuple[nn.Module, Statistics]:
-    """A copy of the layer with the weight that best restores the dense output; its moments."""
-    moment = damped(delivered, statistics.damping)
+class _Fitter(nn.Module):
+    """Stands in the place of a layer: fits it to the input that arrives, then computes it."""
+
+    treated: Treated
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        layer: Layer,
+        option: Option,
+        entry: Treated,
+        arriving: dict[str, list[Tensor]],
+        batch: int,
+        damping: float,
+    ) -> None:
+        super().__init__()
+        # In a list, or the dense layer's weights would become this module's.
+        self.dense = [dense]
+        self.layer = layer
+        self.option = option
+        self.entry = entry
+        self.arriving = arriving
+        self.batch = batch
+        self.damping = damping
+
+    def forward(self, y: Tensor) -> Tensor:
+        (dense,) = self.dense
+        moments = _paired(dense, self.arriving.pop(self.layer.name), y, self.batch)
+        moment = damped(moments.delivered, self.damping)
+        target = _target(dense, moments, moment)
+        treated = carry(self.layer, dense, target, moment, y, self.option, self.entry)
+        self.treated = _correct_bias(dense, treated, moments)
+        output: Tensor = build_module(dense, self.treated)(y)
+        return output
+
+
+def _target(dense: nn.Module, moments: Moments, moment: Tensor) -> Tensor:
+    """The weight `(out, d)` that best restores the dense output."""
     weight = dense.weight.detach().flatten(1).double()  # type: ignore[operator]
     # The damping pulls towards the dense weight, not towards zero.
-    wanted = weight @ (cross + (moment - delivered))
-    solved = torch.linalg.solve(moment, wanted, left=False)
-    target = copy.deepcopy(dense)
-    target.weight = nn.Parameter(
-        solved.float().reshape(dense.weight.shape),
-        requires_grad=False,
-    )
-    return target, replace(statistics, second_moment=delivered, mean=mean)
+    wanted = weight @ (moments.cross + (moment - moments.delivered))
+    solved: Tensor = torch.linalg.solve(moment, wanted, left=False)
+    return solved
 
 
-def _correct_bias(dense: nn.Module, treated: Treated, dense_mean: Tensor, mean: Tensor) -> Treated:
+def _correct_bias(dense: nn.Module, treated: Treated, moments: Moments) -> Treated:
     """Adds the mean output error to the bias, if there is one: `b + W E[x] - W' E[y]`."""
     if treated.bias is None:
         return treated
     weight = dense.weight.detach().flatten(1).double()  # type: ignore[operator]
     bias = dense.bias.detach().double()  # type: ignore[operator]
-    corrected = bias + weight @ dense_mean - treated.matrix().double() @ mean
-    return replace(treated, bias=corrected.to(treated.bias.dtype))
+    corrected = bias + weight @ moments.dense_mean - treated.matrix().double() @ moments.mean
+    return Treated(treated.weights, corrected.to(treated.bias.dtype), treated.grids)
 
 
-def _paired_moments(
-    model: nn.Module, compressed: nn.Module, name: str, inputs: Inputs, batch: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`E[y y^T]`, `E[x y^T]`, `E[x]`, `E[y]` of a layer's dense `x` and delivered `y`."""
-    caught: list[Tensor] = []
+def _paired(dense: nn.Module, x: list[Tensor], y: Tensor, batch: int) -> Moments:
+    second, cross, dense_sum, total = [torch.zeros((), dtype=torch.float64)] * 4
+    rows = taken = step = 0
+    for xs, ys in zip(x, torch.split(y, batch), strict=True):
+        left, right = unfold(dense, xs), unfold(dense, ys)
+        rows += len(left)
+        # Products of a batch in single precision, their sum in double.
+        dense_sum, total = dense_sum + left.sum(0).double(), total + right.sum(0).double()
+        # Neighbouring positions of an image say nearly the same: some are enough for products.
+        enough = max(FEWEST_ROWS, ROWS * left.shape[1])
+        step = step or max(1, len(left) * len(x) // enough)
+        left, right = left[::step], right[::step]
+        taken += len(left)
+        second, cross = second + (right.T @ right).double(), cross + (left.T @ right).double()
+    return Moments(second / taken, cross / taken, dense_sum / rows, total / rows)
 
-    def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        caught.append(unfold(module, arguments[0].clone()))  # the model may go on in place
 
-    handles = [m.get_submodule(name).register_forward_pre_hook(hook) for m in (model, compressed)]
-    sums: list[Tensor | float] = [0.0] * 4
-    rows = 0
+def _affordable(model: nn.Module, names: Mapping[str, Any], inputs: Inputs) -> Inputs:
+    """Evenly spaced examples, as many as the memory holds the layers' inputs of."""
+    one = tuple(tensor[:1] for tensor in inputs)
+    caught = _dense_inputs(model, names, one, 1)
+    each = sum(part.numel() * part.element_size() for parts in caught.values() for part in parts)
+    count = max(1, min(len(inputs[0]), MEMORY // max(each, 1)))
+    if count == len(inputs[0]):
+        return inputs
+    places = torch.linspace(0, len(inputs[0]) - 1, count).round().long()
+    return tuple(tensor[places] for tensor in inputs)
+
+
+def _dense_inputs(
+    model: nn.Module, names: Mapping[str, Any], inputs: Inputs, batch: int
+) -> dict[str, list[Tensor]]:
+    """Layer to its inputs in the dense model, one for each batch."""
+    caught: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            del module
+            caught[name].append(arguments[0].clone())  # the model may go on in place
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
     try:
         with torch.no_grad():
             for parts in batches(inputs, batch):
-                caught.clear()
                 model(*parts)
-                compressed(*parts)
-                x, y = caught
-                rows += len(x)
-                for index, term in enumerate((y.T @ y, x.T @ y, x.sum(0), y.sum(0))):
-                    # Products of a batch in single precision, their sum in double.
-                    sums[index] = sums[index] + term.double()
     finally:
         for handle in handles:
             handle.remove()
-    second, cross, dense_mean, mean = (torch.as_tensor(total) / rows for total in sums)
-    return second, cross, dense_mean, mean
+    return caught

@@ -85,8 +85,15 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
     """
     model = prepared.model
     choices = dict(candidate.choices)
-    fitted = resolve(model.dense, model.layers, model.statistics, choices, model.calibration)
-    banked = {name: prepared.bank[name, choices[name]].treated for name in fitted}
+    banked = {
+        name: prepared.bank[name, option].treated
+        for name, option in choices.items()
+        if not option.is_identity
+    }
+    damping = model.knobs.damping
+    fitted = resolve(
+        model.dense, model.layers, banked, choices, model.calibration, damping=damping
+    )
     losses = [prepared.proxy(stitched(model.dense, kept)).value for kept in (fitted, banked)]
     treated = fitted if losses[0] <= losses[1] else banked
     module = stitched(model.dense, treated)

@@ -77,8 +77,8 @@ def banked(parts: Parts, choices: dict[str, Option]) -> dict[str, Treated]:
 
 
 def resolved(parts: Parts, choices: dict[str, Option]) -> dict[str, Treated]:
-    model, layers, statistics, calibration, _ = parts
-    return resolve(model, layers, statistics, choices, (calibration,), batch=64)
+    model, layers, _, calibration, _ = parts
+    return resolve(model, layers, banked(parts, choices), choices, (calibration,), batch=64)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,13 @@ def test_after_dense_layers_it_is_the_entry_of_the_bank(parts: Parts, name: str)
     assert list(sequential) == [name]
     plain = banked(parts, {name: option})
     one, other = sequential[name].matrix(), plain[name].matrix()
-    # The target is solved for, so that rounding may fall to the other side now and then.
-    assert float(((one == 0) == (other == 0)).float().mean()) > 0.99
-    assert float((one - other).norm() / other.norm()) < 0.02
+    # The target is solved for, so that rounding may fall to the other side now and then, and a
+    # few survivors that matter little are exchanged.
+    assert float(((one == 0) == (other == 0)).float().mean()) > 0.95
+    dense = parts[0].get_submodule(name).weight.flatten(1)
+    moment = parts[2][name].second_moment.float()
+    errors = [float(((w - dense) @ moment * (w - dense)).sum()) for w in (one, other)]
+    assert errors[0] < 1.01 * errors[1]
 
 
 def test_the_model_is_not_changed_and_has_no_hooks(parts: Parts) -> None:
@@ -205,6 +209,7 @@ def test_what_the_model_overwrites_later_is_not_seen() -> None:
     made = []
     for model in (one, other):
         layers = trace(model, (x[:1],))
-        made.append(resolve(model, layers, collect(model, layers, (x,)), choices, (x,)))
+        parts = (model, layers, collect(model, layers, (x,)), x, x)
+        made.append(resolve(model, layers, banked(parts, choices), choices, (x,)))  # type: ignore[arg-type]
     for name in choices:
         assert torch.equal(made[0][name].matrix(), made[1][name].matrix())
