@@ -35,7 +35,7 @@ def test_the_loss_counts_as_its_logarithm() -> None:
 
 
 def test_a_record_that_the_race_dropped_adds_nothing() -> None:
-    dropped = replace(record(1e-9, 1, 0.1), complete=False, examples=8)
+    dropped = replace(record(1e-9, 1, 0.1), doubt=0.1, examples=8)
     kept = [record(1e-2, 100, 2), record(1e-3, 100, 1)]
     volumes = _hypervolumes([dropped, kept[0], dropped, kept[1]])
     assert [volumes[1], volumes[3]] == _hypervolumes(kept)
@@ -55,7 +55,7 @@ def test_volumes_equal_those_of_the_whole_front_each_time() -> None:
 def test_history_counts_passes_and_names_candidates() -> None:
     steps = [
         Step(1, replace(record(1e-2, 100, 2), work=1.0), True, 1e-2, 0.5),
-        Step(2, replace(record(1e-1, 90, 2), work=0.25, complete=False), True, 1e-2, 0.6),
+        Step(2, replace(record(1e-1, 90, 2), work=0.25, doubt=0.1), True, 1e-2, 0.6),
     ]
     rows = _history_rows(History(steps))
     assert [row["passes"] for row in rows] == [1.0, 1.25]
