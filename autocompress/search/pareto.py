@@ -60,14 +60,20 @@ def hypervolume(values: Floats, reference: Floats) -> float:
     )
 
 
-def knee(values: Floats) -> int:
-    """Row of a front `(n, objectives)` nearest to the ideal corner, each objective scaled.
+def from_ideal(values: Floats) -> Floats:
+    """Distances `(n,)` of the rows of a front `(n, objectives)` from its ideal corner, each
+    objective scaled.
 
     Give losses as logarithms, or the largest one hides the rest.
     """
     span = np.ptp(values, axis=0)
     scaled = (values - values.min(axis=0)) / np.where(span > 0, span, 1.0)
-    return int(np.argmin(np.linalg.norm(scaled, axis=1)))
+    return np.asarray(np.linalg.norm(scaled, axis=1))
+
+
+def knee(values: Floats) -> int:
+    """Row of a front `(n, objectives)` nearest to the ideal corner, as `from_ideal` measures."""
+    return int(np.argmin(from_ideal(values)))
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from autocompress.search.problem import LOSS, Problem
 from autocompress.search_space.candidate import Candidate
+from autocompress.study.front import by_knee
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record
 
@@ -16,7 +17,10 @@ def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> l
     Those that keep the limits come first, by what is minimised, the others by how far they miss.
     Where size or latency is made small, the limit on the loss is an estimate, so the finalists
     also come from stricter ones: the best record under the limit, under half of it, and so on.
+    Of a front without limits it is the knee and what is nearest to the ideal after it.
     """
+    if prepared.study.delivers_knee:
+        return by_knee(records, problem.front)[: prepared.study.objective.finalists]
 
     def missed(record: Record) -> float:
         indices = prepared.space.indices(Candidate.from_dict(record.choices))

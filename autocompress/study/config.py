@@ -113,6 +113,11 @@ class Study:
         return self.settings.workers or len(os.sched_getaffinity(0))
 
     @property
+    def delivers_knee(self) -> bool:
+        """Whether the front's knee is what is wanted: a front is, and there is no limit."""
+        return bool(self.objective.front) and not self.budget
+
+    @property
     def max_seconds(self) -> float | None:
         return parse_duration(self.settings.max_time) if self.settings.max_time else None
 

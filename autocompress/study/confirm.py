@@ -119,7 +119,8 @@ def confirm(
         )
         met = keeps_hard(targets, measured)
         verdicts.append(Verdict(finalist, record, measured, interval.low, interval.high, met))
-    ranked = rank(verdicts, base, targets, study.objective.minimise, study.higher_is_better)
+    minimise = None if study.delivers_knee else study.objective.minimise
+    ranked = rank(verdicts, base, targets, minimise, study.higher_is_better)
     winner = ranked[0] if ranked and not ranked[0].reason else None
     return Confirmation(base, targets, tuple(ranked), winner, _probe(prepared, records, front))
 
@@ -144,7 +145,7 @@ def rank(
     verdicts: Sequence[Verdict],
     original: Measured,
     targets: Sequence[Target],
-    minimise: str,
+    minimise: str | None,
     higher_is_better: bool,
 ) -> list[Verdict]:
     """Best first, each but the winner with the reason why it lost.
@@ -152,12 +153,23 @@ def rank(
     One that is larger or slower than the original is never delivered; then those that keep every
     hard limit come first, by how far they miss the soft ones and then by what is minimised, the
     others by how far they miss.
+
+    Args:
+        verdicts: The finalists.
+        original: What they are compared with.
+        targets: The limits.
+        minimise: `quality` (lost), `size` or `latency`; None keeps the order of `verdicts`.
+        higher_is_better: Direction of the metric.
     """
+
+    places = {id(verdict): place for place, verdict in enumerate(verdicts)}
 
     def key(verdict: Verdict) -> tuple[float, ...]:
         measured = verdict.measured
         quality = -measured.quality if higher_is_better else measured.quality
-        wanted = quality if minimise == "quality" else measured.value(minimise)
+        wanted = float(places[id(verdict)])
+        if minimise is not None:
+            wanted = quality if minimise == "quality" else measured.value(minimise)
         return (
             bool(_worse(verdict, original)),
             not verdict.met,

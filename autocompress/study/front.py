@@ -7,21 +7,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autocompress.search.pareto import non_dominated
+from autocompress.search.pareto import from_ideal, non_dominated
+from autocompress.search.problem import LOSS
 from autocompress.study.storage import NAMES, Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def front_of(records: Sequence[Record]) -> list[Record]:
-    """The non-dominated complete records, smallest file first."""
+LEAST_LOSS = 1e-9  # losses below this are equal
+
+
+def front_of(records: Sequence[Record], names: Sequence[str] = NAMES) -> list[Record]:
+    """The complete records that no other one beats in the named values, smallest file first."""
     records = [record for record in records if record.complete]
     if not records:
         return []
-    values = np.array([[record.value(name) for name in NAMES] for record in records])
+    values = np.array([[record.value(name) for name in names] for record in records])
     kept = [record for record, keep in zip(records, non_dominated(values), strict=True) if keep]
     return sorted(kept, key=lambda record: (record.size_bytes, record.loss))
+
+
+def by_knee(records: Sequence[Record], resources: Sequence[str] = NAMES[1:]) -> list[Record]:
+    """The front of loss and some resources, its knee first, then what is nearest to the ideal."""
+    front = front_of(records, (LOSS, *resources))
+    if not front:
+        return []
+    values = np.array([[record.value(name) for name in (LOSS, *resources)] for record in front])
+    values[:, 0] = np.log(np.maximum(values[:, 0], LEAST_LOSS))
+    return [front[place] for place in np.argsort(from_ideal(values), kind="stable")]
 
 
 def table_of(records: Sequence[Record], qualities: Mapping[str, float]) -> pd.DataFrame:

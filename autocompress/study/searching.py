@@ -11,7 +11,6 @@ from autocompress.errors import UndecidedError
 from autocompress.search.budget_sampler import BudgetSampler
 from autocompress.search.catalogue import make_sampler
 from autocompress.search.infeasible import aim, prove
-from autocompress.search.pareto import knee
 from autocompress.search.problem import LOSS, Problem
 from autocompress.search.sampler import Sampler
 from autocompress.search.sweep import SweepSampler
@@ -20,7 +19,7 @@ from autocompress.search_space.option import Option
 from autocompress.study.confirm import quality_threshold
 from autocompress.study.events import Log
 from autocompress.study.finalist import original_of
-from autocompress.study.front import front_of
+from autocompress.study.front import by_knee
 from autocompress.study.loop import History, Stops, search
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record, StudyStorage
@@ -150,7 +149,9 @@ def _summed(prepared: Prepared, parts: Sequence[History], sampler: Sampler) -> H
             for move in sampler.moves.moves.values()
         ]
     total.price = _price(prepared, total)
-    total.knee = _knee([step.record for step in total.steps])
+    front = [RESOURCES[name] for name in prepared.study.objective.front]
+    ordered = by_knee([step.record for step in total.steps], front or tuple(RESOURCES.values()))
+    total.knee = ordered[0].id if ordered else ""
     return total
 
 
@@ -167,16 +168,6 @@ def _price(prepared: Prepared, history: History) -> dict[str, float]:
         "engine_ms": 1000 * beside / count,
         "pricing_passes": prepared.prices.swap_passes,
     }
-
-
-def _knee(records: Sequence[Record]) -> str:
-    """Id of the front's knee, the loss on a logarithmic axis; empty without records."""
-    front = front_of(records)
-    if not front:
-        return ""
-    values = np.array([[r.loss, r.size_bytes, r.latency_ms] for r in front])
-    values[:, 0] = np.log(np.maximum(values[:, 0], 1e-9))
-    return front[knee(values)].id
 
 
 def _met(prepared: Prepared, problem: Problem) -> Callable[[Record], bool]:

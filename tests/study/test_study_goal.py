@@ -96,6 +96,22 @@ def test_a_missed_soft_limit_is_reported_and_the_run_is_good(
     assert result["best"]["candidate"] in out
 
 
+def test_a_front_without_limits_delivers_its_knee(
+    cli: Cli, make_study: Any, with_device: Any, tmp_path: Path
+) -> None:
+    folder, study = with_device(tmp_path / "run"), make_study({}, evaluations=8)
+    code, out, err = cli("run", study, "--out", folder, "--goal", "front of quality and size")
+    assert code == 0, err
+    assert "no limits to meet" in out
+    details = json.loads((folder / "details.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    first = [row["candidate"] for row in details["finalists"] if "than the" not in row["reason"]]
+    worse = [row["candidate"] for row in details["finalists"] if "than the" in row["reason"]]
+    assert result["best"]["candidate"] == first[0]
+    assert details["knee"] in [first[0], *worse], "only what is worse than the original gives way"
+    assert (result["budget"], result["budget_met"]) == ({}, True)
+
+
 def test_the_search_stops_when_all_limits_are_met(
     cli: Cli, make_study: Any, with_device: Any, tmp_path: Path
 ) -> None:

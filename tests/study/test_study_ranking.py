@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from autocompress.objective.budget import parse_budget
 from autocompress.study.confirm import quality_threshold, rank
 from autocompress.study.finalist import Verdict
+from autocompress.study.front import by_knee
 from autocompress.study.storage import Record
 from autocompress.study.targets import (
     Measured,
@@ -178,6 +180,27 @@ def test_soft_limits_decide_among_those_that_keep_the_hard_ones() -> None:
     assert [id for id, _ in found] == ["within", "good but slow", "good but large", "poor"]
     assert dict(found)["good but slow"] == "misses the limit on latency"
     assert verdict("large", size=200, targets=targets).met, "it misses a soft limit only"
+
+
+def test_the_order_given_decides_where_nothing_is_minimised() -> None:
+    items = [
+        verdict("knee", quality=80, size=200),
+        verdict("slow knee", quality=80, ratio=1.5),
+        verdict("good", quality=90, size=100),
+    ]
+    ranked = rank(items, ORIGINAL, (), None, True)
+    assert [item.record.id for item in ranked] == ["knee", "good", "slow knee"]
+
+
+def test_a_front_begins_with_its_knee() -> None:
+    points = {"a": (1e-4, 900), "b": (1e-3, 300), "c": (1e-2, 250), "d": (1e-1, 240)}
+    items = [replace(record(id, loss), size_bytes=size) for id, (loss, size) in points.items()]
+    partial = replace(record("e", 1e-5), size_bytes=1.0, doubt=0.1)
+    beaten = replace(record("f", 1e-2), size_bytes=900)
+    found = [item.id for item in by_knee([*items, partial, beaten], ["size_bytes"])]
+    assert found[0] == "b"
+    assert sorted(found) == ["a", "b", "c", "d"]
+    assert by_knee([], ["size_bytes"]) == by_knee([partial], ["size_bytes"]) == []
 
 
 def test_search_is_held_to_less_than_the_budget() -> None:
