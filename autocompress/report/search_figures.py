@@ -22,15 +22,23 @@ _ORIGINS = SERIES[:2] + SERIES[3:8]
 
 
 def progress_figure(run: RunData) -> go.Figure | None:
-    """Loss of every evaluation: filled within the limits, hollow beyond; the line is the best."""
+    """Loss of every evaluation: filled within the limits, hollow beyond; the line is the best.
+
+    Crosses were dropped by the race: their loss is an estimate from some of the inputs.
+    """
     rows = [row for row in run.history if (number(row.get("loss")) or 0) > 0]
     if not rows:
         return None
     figure = blank(height=380)
     origins = list(dict.fromkeys(str(row.get("origin") or "search") for row in rows))
-    groups = [("beyond the limits", FAINT, "circle-open", [r for r in rows if not _fits(r)])]
+    whole = [row for row in rows if row.get("complete", True)]
+    dropped = [row for row in rows if not row.get("complete", True)]
+    groups = [
+        ("dropped by the race", FAINT, "x-thin-open", dropped),
+        ("beyond the limits", FAINT, "circle-open", [r for r in whole if not _fits(r)]),
+    ]
     for index, origin in enumerate(origins):
-        mine = [r for r in rows if _fits(r) and str(r.get("origin") or "search") == origin]
+        mine = [r for r in whole if _fits(r) and str(r.get("origin") or "search") == origin]
         groups.append((safe(origin), _ORIGINS[index % len(_ORIGINS)], "circle", mine))
     for name, colour, symbol, shown in groups:
         if not shown:

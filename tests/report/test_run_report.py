@@ -382,6 +382,16 @@ def test_the_search_shows_moves_price_knee_and_its_end(tmp_path: Path) -> None:
         assert shown in text, shown
 
 
+def test_what_the_race_dropped_is_drawn_apart(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run")
+    content = json.loads((run / "details.json").read_text())
+    content["history"][0]["complete"] = False
+    (run / "details.json").write_text(json.dumps(content))
+    drawn = figure(page(run), "progress")["data"]
+    points = {trace["name"]: trace["y"] for trace in drawn}
+    assert points == {"dropped by the race": [0.5], "seed": [0.0312], "best so far": [0.0312]}
+
+
 def test_hypervolume_is_drawn_over_passes_with_the_knee_named(tmp_path: Path) -> None:
     run = searched(tmp_path / "run")
     drawn = figure(page(run), "hypervolume")
