@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 NOTHING = "–"
+LEAST_MS = 1e-7
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -29,10 +30,12 @@ def size_text(value: Any) -> str:
 
 
 def latency_text(value: Any) -> str:
-    """Milliseconds in µs, ms or s with three digits."""
+    """Milliseconds in µs, ms or s with three digits; what no clock can tell from nothing is 0."""
     ms = number(value)
     if ms is None:
         return NOTHING
+    if abs(ms) < LEAST_MS:
+        return "0 ms"
     if abs(ms) >= 999.5:
         return f"{_digits(ms / 1000, 3)} s"
     if 0 < abs(ms) < 0.09995:

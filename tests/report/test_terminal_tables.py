@@ -187,6 +187,8 @@ def test_finalists_table_says_why() -> None:
         (size_text(float("nan")), "–"),
         (latency_text(0.0123), "12.3 µs"),
         (latency_text(0.6986), "0.699 ms"),
+        (latency_text(2e-17), "0 ms"),
+        (latency_text(-2e-17), "0 ms"),
         (latency_text(1500), "1.50 s"),
         (latency_text("3"), "–"),
         (seconds_text(155), "2.6 min"),
