@@ -21,18 +21,8 @@ def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> l
     """
     if prepared.study.delivers_knee:
         return by_knee(records, problem.front)[: prepared.study.objective.finalists]
-
-    def missed(record: Record) -> float:
-        indices = prepared.space.indices(Candidate.from_dict(record.choices))
-        return problem.violation(indices)
-
-    def key(record: Record) -> tuple[float, ...]:
-        costs = (record.loss, record.latency_ms, record.size_bytes)
-        return (excesses[record.id], record.value(problem.minimise), *costs)
-
     records = [record for record in records if record.complete]
-    excesses = {record.id: missed(record) for record in records}
-    ordered = sorted(records, key=lambda record: (*key(record), record.id))
+    ordered = [record for record, _ in _ordered(prepared, problem, records)]
     count = prepared.study.objective.finalists
     chosen: dict[float, Record] = {}
     if problem.minimise != LOSS:
@@ -48,3 +38,40 @@ def choose(prepared: Prepared, problem: Problem, records: Sequence[Record]) -> l
         if len(chosen) == count:
             break
     return list(chosen.values())
+
+
+def reserves(
+    prepared: Prepared, problem: Problem, records: Sequence[Record], chosen: Sequence[Record]
+) -> list[Record]:
+    """The complete records that keep the limits as well as those chosen do, best first: what may
+    still be confirmed if the proxy turns out to mislead."""
+    records = [record for record in records if record.complete]
+    known = {record.id for record in chosen}
+    if prepared.study.delivers_knee:
+        return [record for record in by_knee(records, problem.front) if record.id not in known]
+    ordered = _ordered(prepared, problem, records)
+    most = max((excess for record, excess in ordered if record.id in known), default=0.0)
+    losses = {record.loss for record in chosen}
+    kept: dict[float, Record] = {}
+    for record, excess in ordered:
+        if excess <= most and record.loss not in losses:
+            kept.setdefault(record.loss, record)
+    return list(kept.values())
+
+
+def _ordered(
+    prepared: Prepared, problem: Problem, records: Sequence[Record]
+) -> list[tuple[Record, float]]:
+    """Records and how far they miss the limits, best first."""
+
+    def missed(record: Record) -> float:
+        indices = prepared.space.indices(Candidate.from_dict(record.choices))
+        return problem.violation(indices)
+
+    def key(record: Record) -> tuple[float, ...]:
+        costs = (record.loss, record.latency_ms, record.size_bytes)
+        return (excesses[record.id], record.value(problem.minimise), *costs)
+
+    excesses = {record.id: missed(record) for record in records}
+    ordered = sorted(records, key=lambda record: (*key(record), record.id))
+    return [(record, excesses[record.id]) for record in ordered]

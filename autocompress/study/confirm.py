@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.deploy.onnx_file import OnnxModule
-from autocompress.hardware.clock import feeds, time_when_calm
-from autocompress.hardware.timing import ratio
-from autocompress.search_space.candidate import Candidate
+from autocompress.objective.audit import ProxyAudit, audit_proxy
+from autocompress.study.bench import Bench
 from autocompress.study.events import Listener
-from autocompress.study.finalist import Finalist, Verdict, make_finalist, original_of
+from autocompress.study.finalist import Finalist, Probe, Verdict
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record
-from autocompress.study.targets import Measured, Target, keeps_hard, shortfall, targets_of
+from autocompress.study.targets import Measured, Target, shortfall
 
-ORIGINAL = "original"
+SCREENED = 16  # reserves that the metric is asked about at a time
+BATCHES = 2  # of promoted finalists
+UNLIMITED = 0.01  # share of the original's quality that counts as allowed where no limit says
 # Two sessions of one and the same graph were seen up to this far apart, lower end of the interval.
 SAME_SPEED = 1.005
 
@@ -38,8 +39,10 @@ class Confirmation:
         targets: The budget in numbers, against `original`.
         verdicts: All finalists, best first.
         winner: What is delivered; None when every finalist is worse than the original.
-        probes: Loss and quality of further candidates along the front, as stitched from the bank:
-            what the proxy is audited on, together with the finalists.
+        probes: Loss and quality of further candidates, as stitched from the bank: what the proxy
+            is audited on, together with the finalists.
+        audit: What that says of the proxy.
+        promoted: How many of the finalists were added because the proxy misled.
     """
 
     original: Measured
@@ -47,15 +50,8 @@ class Confirmation:
     verdicts: tuple[Verdict, ...]
     winner: Verdict | None
     probes: tuple[Probe, ...]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A candidate whose quality was measured to audit the proxy."""
-
-    candidate: str
-    loss: float
-    quality: float
+    audit: ProxyAudit
+    promoted: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,13 @@ def confirm(
     records: Sequence[Record],
     front: Sequence[Record],
     listener: Listener,
+    reserves: Sequence[Record] = (),
 ) -> Confirmation:
     """Measures the candidates of some records and names the winner.
+
+    Where the audit says that the proxy misleads, the metric is asked about reserves, and as many
+    as there are finalists, those it likes best, are confirmed as well; once more if that gave a
+    better one.
 
     Args:
         prepared: The run.
@@ -89,56 +90,96 @@ def confirm(
         front: All candidates worth exporting; as many as there are finalists are measured as well,
             without fitting, to audit the proxy.
         listener: Hears of every measurement.
+        reserves: Further candidates for the same limits, best first by the proxy.
     """
+    bench = Bench(prepared)
+    verdicts = bench.measure(records, listener)
+    probes = _probe(bench, records, front)
+    audit = _audit(bench, verdicts, (), probes)
+    screened: list[Probe] = []
+    left = list(reserves)
+    batches = 0
+    while audit.misleads and left and records and batches < BATCHES:
+        if not batches:
+            listener.note(f"{audit.warning}; more candidates are confirmed")
+        batches += 1
+        looked, left = _next(left)
+        listener.progress(0, 1, f"asking the metric about {len(looked)} more candidates")
+        found = [Probe(r.id, r.loss, bench.stitched_quality(r)) for r in looked]
+        screened += found
+        sign = -1.0 if prepared.study.higher_is_better else 1.0
+        order = sorted(range(len(looked)), key=lambda i: (sign * found[i].quality, found[i].loss))
+        best = _best(verdicts, sign)
+        promoted = [looked[i] for i in order[: len(records)]]
+        verdicts += bench.measure(promoted, listener)
+        fitted = {record.id for record in promoted}
+        screened = [probe for probe in screened if probe.candidate not in fitted]
+        asked = fitted | {probe.candidate for probe in screened}
+        probes = tuple(probe for probe in probes if probe.candidate not in asked)
+        audit = _audit(bench, verdicts, screened, probes)
+        if _best(verdicts, sign) >= best:
+            break
     study = prepared.study
-    original = original_of(prepared)
-    finalists = []
-    for index, record in enumerate(records):
-        listener.progress(index, len(records) + 1, f"fitting {record.id}")
-        finalists.append(make_finalist(prepared, Candidate.from_dict(record.choices)))
-    listener.progress(len(records), len(records) + 1, "timing beside the original")
-    timings = time_when_calm(
-        {ORIGINAL: original.proto, **{item.candidate.id: item.proto for item in finalists}},
-        feeds(prepared.model.graph, prepared.model.example_inputs),
-        ORIGINAL,
-        prepared.latency.predict({}),
-    )
-    base = Measured(
-        study.task.evaluate(original.module, "selection"),
-        original.size_bytes,
-        timings[ORIGINAL].p20_ms,
-    )
-    targets = targets_of(study.budget, base, study.higher_is_better, study.settings.metric_unit)
-    generator = np.random.default_rng([study.settings.seed, 2])
-    verdicts = []
-    for finalist, record in zip(finalists, records, strict=True):
-        timing = timings[finalist.candidate.id]
-        interval = ratio(timing, timings[ORIGINAL], generator)
-        measured = Measured(
-            study.task.evaluate(finalist.module, "selection"), finalist.size_bytes, timing.p20_ms
-        )
-        met = keeps_hard(targets, measured)
-        verdicts.append(Verdict(finalist, record, measured, interval.low, interval.high, met))
     minimise = None if study.delivers_knee else study.objective.minimise
-    ranked = rank(verdicts, base, targets, minimise, study.higher_is_better)
+    ranked = rank(verdicts, bench.base, bench.targets, minimise, study.higher_is_better)
     winner = ranked[0] if ranked and not ranked[0].reason else None
-    return Confirmation(base, targets, tuple(ranked), winner, _probe(prepared, records, front))
+    return Confirmation(
+        bench.base,
+        bench.targets,
+        tuple(ranked),
+        winner,
+        (*screened, *probes),
+        audit,
+        len(verdicts) - len(records),
+    )
+
+
+def _best(verdicts: Sequence[Verdict], sign: float) -> float:
+    return min(sign * verdict.measured.quality for verdict in verdicts)
+
+
+def _next(reserves: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Those to ask the metric about, and the rest: where the proxy misleads, half come from where
+    it points and half from everywhere."""
+    near, far = reserves[: SCREENED // 2], reserves[SCREENED // 2 :]
+    places = np.linspace(0, len(far) - 1, min(SCREENED // 2, len(far))).round().astype(int)
+    spread = set(places.tolist())
+    looked = [*near, *(far[place] for place in sorted(spread))]
+    return looked, [record for place, record in enumerate(far) if place not in spread]
+
+
+def _audit(
+    bench: Bench, verdicts: Sequence[Verdict], screened: Sequence[Probe], probes: Sequence[Probe]
+) -> ProxyAudit:
+    """The proxy on all candidates of which loss and quality are known."""
+    rivals = [*(v.probe for v in verdicts), *screened]
+    points = [*rivals, *probes]
+    allowed = [
+        abs(target.bound - bench.quality) for target in bench.targets if target.name == "quality"
+    ]
+    return audit_proxy(
+        [point.loss for point in points],
+        [point.quality for point in points],
+        bench.prepared.study.higher_is_better,
+        allowed[0] if allowed else UNLIMITED * abs(bench.quality),
+        len(rivals),
+    )
 
 
 def _probe(
-    prepared: Prepared, finalists: Sequence[Record], front: Sequence[Record]
+    bench: Bench, finalists: Sequence[Record], front: Sequence[Record]
 ) -> tuple[Probe, ...]:
     """Quality of candidates that are evenly spread over the front's losses."""
     known = {record.id for record in finalists}
-    others = sorted((r for r in front if r.id not in known), key=lambda record: record.loss)
+    others = sorted(
+        (record for record in front if record.complete and record.id not in known),
+        key=lambda record: record.loss,
+    )
     places = np.linspace(0, len(others) - 1, min(len(finalists), len(others))).round().astype(int)
-    probes = []
-    for record in (others[place] for place in dict.fromkeys(places.tolist())):
-        choices = dict(Candidate.from_dict(record.choices).choices)
-        model = prepared.stitcher.stitch(choices)
-        quality = prepared.study.task.evaluate(model, "selection")
-        probes.append(Probe(record.id, record.loss, quality))
-    return tuple(probes)
+    return tuple(
+        Probe(record.id, record.loss, bench.stitched_quality(record))
+        for record in (others[place] for place in dict.fromkeys(places.tolist()))
+    )
 
 
 def rank(

@@ -47,6 +47,15 @@ class Finalist:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A candidate of which both loss and quality are known: what the proxy is audited on."""
+
+    candidate: str
+    loss: float
+    quality: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What was measured on a finalist.
 
@@ -67,6 +76,11 @@ class Verdict:
     latency_high: float
     met: bool
     reason: str = ""
+
+    @property
+    def probe(self) -> Probe:
+        """Loss and quality after the final fit."""
+        return Probe(self.record.id, self.finalist.loss, self.measured.quality)
 
     def because(self, reason: str) -> Verdict:
         """The same with a reason."""

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.hardware.device import machine_fingerprint
-from autocompress.objective.audit import audit_proxy
 from autocompress.search.problem import LOSS, Problem
-from autocompress.study.confirm import Confirmation, Probe, Test
+from autocompress.study.confirm import Confirmation, Test
 from autocompress.study.events import Log
-from autocompress.study.finalist import Verdict
+from autocompress.study.finalist import Probe, Verdict
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record
 from autocompress.study.targets import Measured, Target
@@ -55,12 +54,7 @@ def describe(
         | {"selection_quality": winner.measured.quality if winner else base.quality}
         | ({"latency_ratio": [winner.latency_low, winner.latency_high]} if winner else {}),
     }
-    audited = probes(confirmation)
-    audit = audit_proxy(
-        [probe.loss for probe in audited],
-        [probe.quality for probe in audited],
-        study.higher_is_better,
-    )
+    audit = confirmation.audit
     names = ("model.acz", "model.onnx", "plan.json") if winner else ()
     files = (
         *names,
@@ -95,6 +89,9 @@ def describe(
         "audit": {
             "proxy_spearman": audit.spearman,
             "proxy_regret": audit.regret,
+            "proxy_tolerance": audit.tolerance,
+            "promoted": confirmation.promoted,
+            **({"warning": audit.warning} if audit.warning else {}),
             "latency_mape": prepared.fit.mape_percent,
             "latency_spearman": prepared.fit.spearman,
             "latency_error_percent": 100 * abs(predicted["latency_ms"] / final.latency_ms - 1),
@@ -110,10 +107,7 @@ def describe(
 
 def probes(confirmation: Confirmation) -> list[Probe]:
     """Every candidate of which both loss and quality are known."""
-    finalists = [
-        Probe(v.record.id, v.finalist.loss, v.measured.quality) for v in confirmation.verdicts
-    ]
-    return [*finalists, *confirmation.probes]
+    return [*(verdict.probe for verdict in confirmation.verdicts), *confirmation.probes]
 
 
 def versions() -> dict[str, str]:

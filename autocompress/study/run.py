@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autocompress.errors import StorageError
-from autocompress.study.choose import choose
+from autocompress.study.choose import choose, reserves
 from autocompress.study.config import Study
 from autocompress.study.confirm import confirm, test
 from autocompress.study.events import Listener, Log
@@ -55,7 +55,8 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         records = storage.records()
         log.stage("confirm", "measuring the best few")
         chosen = choose(prepared, problem, records)
-        confirmation = confirm(prepared, chosen, front_of(records), log)
+        more = reserves(prepared, problem, records, chosen)
+        confirmation = confirm(prepared, chosen, front_of(records), log, more)
         tested = None
         if confirmation.winner is not None:
             log.stage("test", "the test split, once")

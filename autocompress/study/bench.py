@@ -1,0 +1,105 @@
+"""Where finalists are measured: the user's metric on the selection split, bytes, and the clock
+beside the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from autocompress.hardware.clock import feeds, time_when_calm
+from autocompress.hardware.timing import ratio
+from autocompress.search_space.candidate import Candidate
+from autocompress.study.events import Listener
+from autocompress.study.finalist import Finalist, Verdict, make_finalist, original_of
+from autocompress.study.prepare import Prepared
+from autocompress.study.storage import Record
+from autocompress.study.targets import Measured, Target, keeps_hard, targets_of
+
+ORIGINAL = "original"
+PATIENCE_SECONDS = 30.0  # waits so long for a machine as calm as when it was profiled
+
+
+class Bench:
+    """Measures finalists in batches, each batch interleaved with the original.
+
+    Args:
+        prepared: The run.
+        patience_seconds: Longest wait of a batch for a calm machine.
+
+    Attributes:
+        latency_ms: Of the original, beside the first batch; what later batches measure is put on
+            the same scale by their ratio to the original.
+    """
+
+    def __init__(self, prepared: Prepared, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self.prepared = prepared
+        self.latency_ms = 0.0
+        self._patience = patience_seconds
+        self._generator = np.random.default_rng([prepared.study.settings.seed, 2])
+
+    @cached_property
+    def _original(self) -> Finalist:
+        return original_of(self.prepared)
+
+    @cached_property
+    def quality(self) -> float:
+        """Of the original."""
+        return self.prepared.study.task.evaluate(self.prepared.model.dense, "selection")
+
+    @property
+    def base(self) -> Measured:
+        """The original, once a batch was measured."""
+        return Measured(self.quality, self._original.size_bytes, self.latency_ms)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The budget in numbers, against the original."""
+        study = self.prepared.study
+        return targets_of(
+            study.budget, self.base, study.higher_is_better, study.settings.metric_unit
+        )
+
+    def measure(self, records: Sequence[Record], listener: Listener) -> list[Verdict]:
+        """Fits the candidates of some records in sequence and measures them, in their order.
+
+        Raises:
+            TaskError: If `evaluate` fails.
+            DeviceError: If the runtime does not run a layer as it was priced.
+        """
+        finalists = []
+        for index, record in enumerate(records):
+            listener.progress(index, len(records) + 1, f"fitting {record.id}")
+            candidate = Candidate.from_dict(record.choices)
+            finalists.append(make_finalist(self.prepared, candidate))
+        listener.progress(len(records), len(records) + 1, "timing beside the original")
+        protos = {item.candidate.id: item.proto for item in finalists}
+        model = self.prepared.model
+        timings = time_when_calm(
+            {ORIGINAL: self._original.proto, **protos},
+            feeds(model.graph, model.example_inputs),
+            ORIGINAL,
+            self.prepared.latency.predict({}),
+            self._patience,
+        )
+        reference = timings[ORIGINAL]
+        self.latency_ms = self.latency_ms or reference.p20_ms
+        verdicts = []
+        for finalist, record in zip(finalists, records, strict=True):
+            timing = timings[finalist.candidate.id]
+            interval = ratio(timing, reference, self._generator)
+            measured = Measured(
+                self.prepared.study.task.evaluate(finalist.module, "selection"),
+                finalist.size_bytes,
+                timing.p20_ms * (self.latency_ms / reference.p20_ms),
+            )
+            met = keeps_hard(self.targets, measured)
+            verdicts.append(Verdict(finalist, record, measured, interval.low, interval.high, met))
+        return verdicts
+
+    def stitched_quality(self, record: Record) -> float:
+        """The metric of a candidate as it stands in the bank: neither fitted nor timed."""
+        choices = dict(Candidate.from_dict(record.choices).choices)
+        model = self.prepared.stitcher.stitch(choices)
+        return self.prepared.study.task.evaluate(model, "selection")
