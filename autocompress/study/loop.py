@@ -154,7 +154,7 @@ def search(
                 candidate = space.candidate(indices)
                 record = _record(problem, indices, candidate, sampler, next(measured))
                 storage.add(record, constraints(problem, indices, record.loss))
-            trial = _trial(problem, indices, record)
+            trial = trial_of(problem, indices, record)
             trials.append(trial)
             passes = history.passes + record.passes
             improved = False
@@ -249,7 +249,8 @@ def _record(
     )
 
 
-def _trial(problem: Problem, indices: Indices, record: Record) -> Trial:
+def trial_of(problem: Problem, indices: Indices, record: Record) -> Trial:
+    """What a sampler is told of a record."""
     costs: dict[str, float] = {name: problem.cost(name, indices) for name in problem.resources}
     return Trial(indices, record.loss, costs, record.attributes, record.doubt, record.passes)
 

@@ -20,7 +20,7 @@ from autocompress.study.confirm import quality_threshold
 from autocompress.study.events import Log
 from autocompress.study.finalist import original_of
 from autocompress.study.front import by_knee
-from autocompress.study.loop import History, Stops, search
+from autocompress.study.loop import History, Stops, search, trial_of
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record, StudyStorage
 from autocompress.study.targets import Measured, Target, search_limits, targets_of
@@ -71,28 +71,42 @@ def _held(prepared: Prepared, problem: Problem) -> Problem:
     return replace(problem, limits=limits)
 
 
-def search_all(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[History, Problem]:
+def search_all(
+    prepared: Prepared, storage: StudyStorage, log: Log, known: Sequence[Record] = ()
+) -> tuple[History, Problem]:
     """One search for quality or the front; two when size or latency is made small: first the
-    front, which shows how much loss the metric bears, then the smallest candidate within that."""
+    front, which shows how much loss the metric bears, then the smallest candidate within that.
+
+    Args:
+        prepared: The run.
+        storage: Where candidates are recorded.
+        log: Hears of them.
+        known: What other searches of the run have measured: the sampler learns from it, and it
+            takes the place of the first of two searches.
+    """
     settings, objective = prepared.study.settings, prepared.study.objective
     problem = make_problem(prepared)
     _note_infeasible(problem, log)
     problem = _aimed(prepared, problem, log)
     if objective.minimise == "quality":
-        sampler = _sampler(prepared, problem)
+        sampler = _sampler(prepared, problem, known)
         history = _run(prepared, problem, sampler, storage, settings.evaluations, log)
         return _summed(prepared, [history], sampler), problem
     name = RESOURCES[objective.minimise]
-    count = max(1, min(SWEPT, settings.evaluations // 2))
-    sweep = SweepSampler(problem, name, problem.losses["swap"], count)
-    first = _run(prepared, problem, sweep, storage, count, log)
-    limit = _loss_limit(prepared, [step.record for step in first.steps])
+    complete = [record for record in known if record.complete]
+    first = History()
+    if not complete:
+        count = max(1, min(SWEPT, settings.evaluations // 2))
+        sweep = SweepSampler(problem, name, problem.losses["swap"], count)
+        first = _run(prepared, problem, sweep, storage, count, log)
+        complete = [step.record for step in first.steps]
+    limit = _loss_limit(prepared, complete)
     log.note(f"the metric bears a proxy loss of {limit:.5f}")
     # A limit that equals the best known point leaves nothing to search; the mildest option is
     # free.
     limits = {**problem.limits, LOSS: max(limit, 1e-9)} if np.isfinite(limit) else problem.limits
     aimed = replace(problem, minimise=name, limits=limits)
-    sampler = _sampler(prepared, aimed)
+    sampler = _sampler(prepared, aimed, known)
     left = settings.evaluations - first.passes
     histories = [first]
     if left >= 1:
@@ -100,10 +114,14 @@ def search_all(prepared: Prepared, storage: StudyStorage, log: Log) -> tuple[His
     return _summed(prepared, histories, sampler), aimed
 
 
-def _sampler(prepared: Prepared, problem: Problem) -> Sampler:
+def _sampler(prepared: Prepared, problem: Problem, known: Sequence[Record]) -> Sampler:
     settings = prepared.study.settings
     rng = np.random.default_rng([settings.seed, 3])
-    return make_sampler(settings.sampler, problem, rng, settings.knobs.explore)
+    sampler = make_sampler(settings.sampler, problem, rng, settings.knobs.explore)
+    if known:
+        places = [prepared.space.indices(Candidate.from_dict(r.choices)) for r in known]
+        sampler.tell([trial_of(problem, *pair) for pair in zip(places, known, strict=True)])
+    return sampler
 
 
 def _run(
@@ -163,7 +181,7 @@ def _price(prepared: Prepared, history: History) -> dict[str, float]:
     return {
         "candidates": len(records),
         "passes": sum(record.work for record in records),
-        "mean": float(np.mean([record.work for record in records])),
+        "mean": sum(record.work for record in records) / max(len(records), 1),
         "full_pass_ms": 1000 * spent.forward / max(spent.passes, 1e-9),
         "engine_ms": 1000 * beside / count,
         "pricing_passes": prepared.prices.swap_passes,
