@@ -27,7 +27,7 @@ from autocompress.study.prepare import prepare
 from autocompress.study.searching import search_all
 from autocompress.study.status import JOURNAL
 from autocompress.study.storage import StudyStorage
-from autocompress.study.subject import look, made_from, menus_of
+from autocompress.study.subject import Model, look, made_from, menus_of
 
 FINALISTS = 3  # candidates whose losses are averaged: one alone is a matter of luck
 LEAST_LOSS = 1e-9
@@ -69,14 +69,15 @@ class Recorder(nn.Module):
 
 
 def rehearse(
-    study: Study, knobs: Knobs, seed: int, evaluations: int, folder: Path, listener: Listener
+    study: Study, knobs: Knobs, draw: int, evaluations: int, folder: Path, listener: Listener
 ) -> Rehearsal:
     """Runs a study up to its finalists.
 
     Args:
         study: What is asked.
         knobs: Take the place of the study's.
-        seed: Takes the place of the study's.
+        draw: 0 takes the calibration inputs in the user's order; others shuffle them, so that
+            other ones are fitted to and searched on, and are added to the seed.
         evaluations: Candidates of the search.
         folder: Holds `device.json`, the bank and the prices, and is written to.
         listener: Hears of the stages.
@@ -90,6 +91,7 @@ def rehearse(
             f"{study.name}: knobs are compared by the loss at a budget; the study needs an"
             " objective that minimises quality's loss, and a limit on size or latency"
         )
+    seed = study.settings.seed + draw
     changes = {"knobs": knobs, "seed": seed, "evaluations": evaluations, "max_time": ""}
     study = replace(study, settings=study.settings.model_copy(update=changes))
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +100,7 @@ def rehearse(
         (folder / name).unlink(missing_ok=True)
     log = Log(folder / "log.jsonl", listener)
     model, space = look(study, log)
+    model = _redrawn(study, model, draw)
     prepared = prepare(study, model, space, folder, log)
     storage = StudyStorage(
         folder / JOURNAL, menus_of(prepared.space), made_from(study, model, space)
@@ -114,6 +117,16 @@ def rehearse(
         excess=problem.violation(prepared.space.indices(candidates[0])),
         seconds={name: log.seconds.get(name, 0.0) for name in ("bank", "price", "search")},
     )
+
+
+def _redrawn(study: Study, model: Model, draw: int) -> Model:
+    """The model with its calibration inputs in another order."""
+    if not draw:
+        return model
+    inputs = study.task.calibration()
+    order = np.random.default_rng([study.settings.seed, 4]).permutation(len(inputs[0]))
+    used = order[: study.settings.knobs.calibration or None]
+    return replace(model, calibration=tuple(tensor[used] for tensor in inputs), draw=draw)
 
 
 def selection_inputs(task: Task, model: nn.Module) -> Inputs:

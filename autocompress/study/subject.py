@@ -39,6 +39,7 @@ class Model:
         calibration: The calibration inputs that are used, in the user's order.
         content: Hash of weights and of all calibration inputs.
         knobs: How the calibration inputs are shared out, and the damping.
+        draw: Number of the order of the calibration inputs; 0 is the user's.
     """
 
     dense: nn.Module
@@ -47,11 +48,12 @@ class Model:
     calibration: Inputs
     content: str
     knobs: Knobs = Knobs()
+    draw: int = 0
 
     @property
     def key(self) -> str:
         """What the bank's entries and a candidate's loss depend on, the options aside."""
-        return f"{self.content} {self.knobs.measured}"
+        return f"{self.content} {self.knobs.measured}" + f" draw={self.draw}" * bool(self.draw)
 
     @cached_property
     def cost_inputs(self) -> Inputs:

@@ -25,10 +25,9 @@ class Tuning:
         importances: Knob to its share of what decides whether a trial is among the best, by
             PED-ANOVA (Watanabe et al., 2304.10255); empty with too few trials.
         best: Trial with the least value within the limits and the time.
-        noise: Standard deviation of the defaults' log loss over seeds.
-        confirmed: `ratio`, `low`, `high`: the best trial's loss over that of the defaults on the
-            further seeds, with its interval of two standard errors; empty when the defaults are
-            the best.
+        noise: Standard deviation of the defaults' log loss over draws of the calibration inputs.
+        confirmed: `ratio`, `low`, `high`: the best trial's loss over that of the defaults on
+            further draws, with its interval of 95 %; empty when the defaults are the best.
     """
 
     rows: tuple[Mapping[str, Any], ...]
@@ -45,10 +44,10 @@ class Tuning:
         low, high = self.confirmed["low"], self.confirmed["high"]
         ratio = f"{self.confirmed['ratio']:.3f} ({low:.3f} to {high:.3f}) times the defaults' loss"
         if high < 1:
-            return f"Trial {self.best} is better beyond noise: {ratio} on further seeds."
+            return f"Trial {self.best} is better beyond noise: {ratio} on further draws."
         return (
             f"No knob matters beyond noise: the best trial, {self.best}, has {ratio} on further"
-            " seeds; the defaults stay."
+            " draws; the defaults stay."
         )
 
     def as_dict(self, studies: Sequence[Study]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Tunes the knobs: an Optuna study whose trials are rehearsals of whole studies.
 
-The defaults come first and are the measure: a trial's value is its loss over that of the defaults
-on the same seed, as a geometric mean over the studies.  The defaults and the best trial are then
-rehearsed on further seeds, which no trial has seen: only what holds there counts.
+The defaults come first and are the measure: a trial's value is its loss over that of the defaults,
+as a geometric mean over the studies.  The defaults and the best trial are then rehearsed with the
+calibration inputs drawn anew, which no trial has seen: only what holds there counts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import t
 
 from autocompress.compression.bank import recipe
 from autocompress.errors import AutocompressError, ConfigError
@@ -43,8 +44,8 @@ CHOICES: Mapping[str, tuple[int | float | str, ...]] = {
 }
 STARTUP = 6  # trials drawn at random before the sampler learns
 SLOWEST = 3.0  # times the seconds of the defaults that a trial may take
-SEEDS = 3  # further seeds for the defaults and the best trial
-SURE = 2.0  # standard errors beyond which a difference is not noise
+DRAWS = 4  # times that the defaults and the best trial are rehearsed on other calibration inputs
+SURE = 0.95  # confidence of the interval of their difference
 
 
 def tune(
@@ -128,13 +129,13 @@ class _Runs:
         self.folder = folder
         self.listener = listener
 
-    def all(self, knobs: Knobs, further: int) -> list[Rehearsal]:
-        """One rehearsal a study, on its own seed or the `further`-th after it."""
+    def all(self, knobs: Knobs, draw: int) -> list[Rehearsal]:
+        """One rehearsal a study, on one draw of the calibration inputs."""
         return [
             rehearse(
                 study,
                 knobs,
-                study.settings.seed + further,
+                draw,
                 self.evaluations,
                 self._place(study, knobs),
                 self.listener,
@@ -178,8 +179,8 @@ def _conclude(book: optuna.Study, runs: _Runs) -> Tuning:
     logs = {
         trial.number: np.array(
             [
-                np.log(np.array(_further(book, runs, trial, seed)) + LEAST_LOSS).mean()
-                for seed in range(1, SEEDS + 1)
+                np.log(np.array(_redrawn(book, runs, trial, draw)) + LEAST_LOSS).mean()
+                for draw in range(1, DRAWS + 1)
             ]
         )
         for trial in {first.number: first, best.number: best}.values()
@@ -188,7 +189,9 @@ def _conclude(book: optuna.Study, runs: _Runs) -> Tuning:
     if best.number != first.number:
         differences = logs[best.number] - logs[first.number]
         mean = float(differences.mean())
-        error = SURE * float(differences.std(ddof=1)) / math.sqrt(SEEDS)
+        error = float(t.ppf((1 + SURE) / 2, DRAWS - 1) * differences.std(ddof=1)) / math.sqrt(
+            DRAWS
+        )
         confirmed = {
             "ratio": math.exp(mean),
             "low": math.exp(mean - error),
@@ -203,13 +206,13 @@ def _conclude(book: optuna.Study, runs: _Runs) -> Tuning:
     )
 
 
-def _further(book: optuna.Study, runs: _Runs, trial: FrozenTrial, seed: int) -> list[float]:
-    """Losses of a trial's knobs on a further seed; kept with the study once they are known."""
-    key = f"losses of trial {trial.number} on seed {seed}"
+def _redrawn(book: optuna.Study, runs: _Runs, trial: FrozenTrial, draw: int) -> list[float]:
+    """Losses of a trial's knobs on another draw; kept with the study once they are known."""
+    key = f"losses of trial {trial.number} on draw {draw}"
     known = book.user_attrs.get(key)
     if known is None:
-        runs.listener.stage("confirm", f"trial {trial.number} on further seed {seed}")
-        known = [found.loss for found in runs.all(Knobs.model_validate(trial.params), seed)]
+        runs.listener.stage("confirm", f"trial {trial.number} on draw {draw}")
+        known = [found.loss for found in runs.all(Knobs.model_validate(trial.params), draw)]
         book.set_user_attr(key, known)
     return list(known)
 

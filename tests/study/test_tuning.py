@@ -1,4 +1,4 @@
-"""Tuning the knobs on the tiny study: defaults first, resumable, confirmed on further seeds."""
+"""Tuning the knobs on the tiny study: defaults first, resumable, confirmed on further draws."""
 
 from __future__ import annotations
 
@@ -73,6 +73,16 @@ def test_a_rehearsal_repeats_itself_and_a_milder_budget_loses_less(
     assert loss({"size": "25%"}) == loss({"size": "25%"}) > loss({"size": "60%"}) > 0
 
 
+def test_another_draw_is_fitted_and_searched_on_other_inputs(
+    study: Study, places: tuple[Path, Path]
+) -> None:
+    folder = places[1] / "tiny" / tuning._short(Knobs())
+    first, other, again = (
+        rehearse(study, Knobs(), draw, EVALUATIONS, folder, Silent()).loss for draw in (0, 1, 0)
+    )
+    assert first == again != other
+
+
 def lines(journal: Path) -> list[str]:
     """All but those that say that the study was opened."""
     return [line for line in journal.read_text().splitlines() if '"op_code":0,' not in line]
@@ -81,7 +91,7 @@ def lines(journal: Path) -> list[str]:
 def test_tuning_goes_on_and_says_what_it_showed(
     study: Study, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "SEEDS", 2)
+    monkeypatch.setattr(tuning, "DRAWS", 2)
     journal, work = places
     first = tune([study], 1, EVALUATIONS, journal, work, Silent())
     assert [row["value"] for row in first.rows] == [1.0]
@@ -122,7 +132,7 @@ def test_the_command_prints_its_tables_and_writes_the_figures(
     cli: Callable[..., tuple[int, str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tuning, "SEEDS", 2)
+    monkeypatch.setattr(tuning, "DRAWS", 2)
     out = places[1].parent
     given = ("--trials", 1, "--evaluations", 4, "--out", out, "--budget", "size=30%")
     code, said, _ = cli("tune-settings", make_study(), *given)
@@ -164,7 +174,7 @@ def tuned(**confirmed: float) -> Tuning:
 @pytest.mark.parametrize(
     ("high", "said"), [(0.95, "better beyond noise"), (1.05, "No knob matters beyond noise")]
 )
-def test_only_what_holds_on_further_seeds_counts(high: float, said: str) -> None:
+def test_only_what_holds_on_further_draws_counts(high: float, said: str) -> None:
     found = tuned(ratio=0.9, low=0.85, high=high)
     assert said in found.conclusion
     assert f"0.900 (0.850 to {high:.3f})" in found.conclusion
