@@ -21,7 +21,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import t
+from scipy import stats
 
 from autocompress.compression.bank import recipe
 from autocompress.errors import AutocompressError, ConfigError
@@ -189,9 +189,8 @@ def _conclude(book: optuna.Study, runs: _Runs) -> Tuning:
     if best.number != first.number:
         differences = logs[best.number] - logs[first.number]
         mean = float(differences.mean())
-        error = float(t.ppf((1 + SURE) / 2, DRAWS - 1) * differences.std(ddof=1)) / math.sqrt(
-            DRAWS
-        )
+        quantile = float(stats.t.ppf((1 + SURE) / 2, DRAWS - 1))
+        error = quantile * float(differences.std(ddof=1)) / math.sqrt(DRAWS)
         confirmed = {
             "ratio": math.exp(mean),
             "low": math.exp(mean - error),
