@@ -246,6 +246,53 @@ def export(
 
 
 @app.command()
+def retarget(
+    run: RunFolder,
+    budget: Budget = None,
+    goal: Goal = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Model file, .acz or .onnx; RUN/retargeted/CANDIDATE.acz by default."),
+    ] = None,
+) -> None:
+    """Answer a new budget from a finished run in seconds; limits that are not named stay.
+
+    The best point of the run for the budget is measured and written, with
+    its plan; quality is that of the selection split.
+    """
+    from rich.console import Console
+
+    from autocompress.report.progress import Display
+    from autocompress.report.tables import result_table
+    from autocompress.study.retarget import retarget as answer
+
+    console = Console()
+    with Display(console) as display:
+        found = answer(run, budget or (), goal, out, display)
+    result = found.result
+    console.print(result_table(result, found.metric))
+    console.print(
+        f"{result['evaluations']} new candidates; {result['seconds']:.1f} s; quality on the"
+        " selection split",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for path in found.files:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    if not found.budget_met:
+        best, binding = result["best"]["candidate"], result["binding"]
+        binds = f"the limit on {binding} binds; " if binding else ""
+        console.print(
+            f"budget not met: {binds}the closest point is {best}",
+            style="bold red",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_NOT_MET)
+    console.print("budget met, as measured", style="bold green")
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write the run's report.html again."""
     from autocompress.report.html import write_report

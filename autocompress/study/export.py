@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from autocompress.errors import ConfigError, InfeasibleError, StorageError
 from autocompress.files import read_json
@@ -16,8 +17,8 @@ from autocompress.study.finalist import make_finalist
 from autocompress.study.front import pick
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.ship import write_model
-from autocompress.study.status import JOURNAL, read_run
-from autocompress.study.storage import Record, load_records, refuse_changes
+from autocompress.study.status import JOURNAL, read_run, refuse_other
+from autocompress.study.storage import Record, load_records
 from autocompress.study.subject import look, made_from
 
 ENDINGS = {".onnx": "onnx", ".acz": "archive"}
@@ -50,26 +51,15 @@ def export_point(
         InfeasibleError: If no evaluated candidate keeps the budget; the closest is named.
         StorageError: If the run or the file cannot be read or written.
     """
-    form = form or ENDINGS.get(output.suffix)
-    if form is None or form not in ENDINGS.values():
-        raise ConfigError(
-            f"format {form or output.suffix!r}: allowed are onnx and archive"
-            " (or a file name that ends in .onnx or .acz)"
-        )
+    form = form_of(output, form)
     if candidate and budget:
         raise ConfigError("give either --candidate or --budget, not both")
     begun = read_run(run)
-    if not begun["study"]:
-        raise StorageError(
-            f"{run}: begun from Python; export there: compress(...).candidate(id).export(path)"
-        )
-    if not Path(begun["study"]).is_dir():
-        raise StorageError(f"{run}: its study folder {begun['study']} is gone")
+    folder = study_folder(run, begun)
     records = load_records(run / JOURNAL)
-    study = load_study(begun["study"], begun["overrides"], begun["budget"])
+    study = load_study(folder, begun["overrides"], begun["budget"])
     model, space = look(study, listener)
-    fingerprint = made_from(study, model, space)
-    refuse_changes(run, begun.get("fingerprint") or fingerprint, fingerprint)
+    refuse_other(run, begun, made_from(study, model, space))
     prepared = prepare(study, model, space, run, listener)
     record = _choose(prepared, records, run, candidate, budget)
     listener.stage("fit", f"candidate {record.id} on all calibration inputs")
@@ -78,6 +68,36 @@ def export_point(
     if budget and form != counted:
         listener.note(f"the budget counts bytes as {counted}; this {form} file has its own size")
     return record.id, write_model(prepared, finalist, output, form)
+
+
+def form_of(output: Path, form: str | None = None) -> str:
+    """`onnx` or `archive`: as asked, else by the file's ending.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    form = form or ENDINGS.get(output.suffix)
+    if form is None or form not in ENDINGS.values():
+        raise ConfigError(
+            f"format {form or output.suffix!r}: allowed are onnx and archive"
+            " (or a file name that ends in .onnx or .acz)"
+        )
+    return form
+
+
+def study_folder(run: Path, begun: Mapping[str, Any]) -> Path:
+    """The study folder of a run.
+
+    Raises:
+        StorageError: If it was begun from Python, or the folder is gone.
+    """
+    if not begun["study"]:
+        raise StorageError(
+            f"{run}: begun from Python; export there: compress(...).candidate(id).export(path)"
+        )
+    if not Path(begun["study"]).is_dir():
+        raise StorageError(f"{run}: its study folder {begun['study']} is gone")
+    return Path(begun["study"])
 
 
 def _choose(

@@ -71,17 +71,7 @@ def describe(
         "seed": study.settings.seed,
         "versions": versions(),
         "device": {"name": study.device.name, **machine_fingerprint(study.device)},
-        "budget": {
-            t.name: {
-                "text": t.text,
-                "limit": t.bound,
-                "unit": t.unit,
-                "direction": "at least" if t.at_least else "at most",
-                "met": t.is_met(final),
-                "soft": t.soft,
-            }
-            for t in targets
-        },
+        "budget": budget_rows(targets, final),
         "original": costs(original),
         "best": best,
         "budget_met": winner is not None and not hard,
@@ -113,6 +103,21 @@ def probes(confirmation: Confirmation) -> list[Probe]:
 def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
     return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
+
+
+def budget_rows(targets: Sequence[Target], measured: Measured) -> dict[str, dict[str, Any]]:
+    """One entry a limit: what was asked, in numbers, and whether it is kept."""
+    return {
+        t.name: {
+            "text": t.text,
+            "limit": t.bound,
+            "unit": t.unit,
+            "direction": "at least" if t.at_least else "at most",
+            "met": t.is_met(measured),
+            "soft": t.soft,
+        }
+        for t in targets
+    }
 
 
 def costs(measured: Measured) -> dict[str, float]:

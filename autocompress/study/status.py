@@ -49,7 +49,7 @@ def begin(folder: Path, study: Study, fingerprint: Mapping[str, str]) -> None:
         StudyMismatchError: If the folder was begun with another fingerprint.
     """
     if (folder / RUN_FILE).is_file():
-        refuse_changes(folder, read_run(folder).get("fingerprint", {}) or fingerprint, fingerprint)
+        refuse_other(folder, read_run(folder), fingerprint)
     value = {
         "schema": SCHEMA,
         "study": str(study.folder.resolve()) if study.folder else "",
@@ -60,6 +60,11 @@ def begin(folder: Path, study: Study, fingerprint: Mapping[str, str]) -> None:
         "finished": False,
     }
     write_json(folder / RUN_FILE, value)
+
+
+def refuse_other(folder: Path, begun: Mapping[str, Any], fingerprint: Mapping[str, str]) -> None:
+    """Raises StudyMismatchError if a run was begun with another fingerprint."""
+    refuse_changes(folder, begun.get("fingerprint") or fingerprint, fingerprint)
 
 
 def finish(folder: Path) -> None:
