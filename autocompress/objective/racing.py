@@ -16,8 +16,10 @@ from torch import Tensor
 
 from autocompress.objective.quality import Measurement, Proxy
 
-SURE = 1.5  # standard errors of the paired difference
-STOPS = (1, 2, 4)  # parts after which a candidate may be dropped
+# Parts after which a candidate may be dropped, and by how many standard errors of the paired
+# difference it must then be worse.  Little is lost with a good candidate that is dropped: most of
+# those that a search proposes are about as good, and many more can be looked at.
+STOPS = {1: 0.5, 2: 0.25, 4: 0.0}
 LEAST_DOUBT = 1e-3
 
 Outputs = Callable[[int], tuple[Tensor, float]]
@@ -28,7 +30,6 @@ def race(
     outputs: Outputs,
     order: Sequence[int],
     rival: NDArray[np.float64] | None = None,
-    sure: float = SURE,
 ) -> Measurement:
     """Measures a candidate on growing parts of the inputs.
 
@@ -37,7 +38,6 @@ def race(
         outputs: Gives the candidate's outputs on a part, and which share of a whole run they cost.
         order: The parts, in the order in which they are measured.
         rival: `(n,)` loss of each example of what the candidate must beat; None measures all.
-        sure: How many standard errors worse drops it.
 
     Returns:
         A complete measurement, or an estimate: the rival's mean times the ratio of the two on the
@@ -54,7 +54,7 @@ def race(
         known += rows.stop - rows.start
         if rival is not None and done in STOPS and known < count:
             measured = np.isfinite(samples)
-            if _beaten(samples[measured], rival[measured], sure):
+            if _beaten(samples[measured], rival[measured], STOPS[done]):
                 return _estimated(proxy, samples, rival, passes)
     return proxy.measured(samples, passes)
 

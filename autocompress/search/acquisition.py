@@ -44,7 +44,8 @@ def pick(
     shared: list[tuple[Floats, float]] = []
     picked: list[int] = []
     for owner in wanted[: len(rows)]:
-        spread = np.sqrt(np.maximum(variance, 1e-12))
+        # What no term explains is not noise of a measurement: it can be gained.
+        spread = np.sqrt(np.maximum(variance, 1e-12) + model.noise)
         # Ties at zero gain, far from the best, are broken by the mean.
         score = expected_improvement(mean, spread, best) - 1e-9 * mean
         mine = open_ & (owners == owner)

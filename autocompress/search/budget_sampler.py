@@ -31,6 +31,7 @@ EXPLORE = 0.25  # share of the anchors that are moved along the front
 RANGE = (0.5, 2.0)  # of the limits, for those that are moved away from a single budget
 WIDEST = 2.0  # times the limits: nothing larger is ever proposed
 RUNGS = {1: 16, 2: 24}  # anchors of a front, by the number of its costs
+BETWEEN = 6  # further seeds where the budgets are given
 MOST_TRAINED = 128  # trials; the fit costs their number cubed
 LATEST = 32  # of these are the latest, the others those with a loss like the anchor's
 NOISE = 0.002  # falls of the log loss up to this are no progress
@@ -93,11 +94,14 @@ class BudgetSampler:
             known = [*([first] if first else []), *tables]
             return [resources], list(dict.fromkeys(known))
         landscape = self._bases[-1].landscape
-        rungs = ladder(self.problem, landscape, self._names, RUNGS.get(len(self._names), 32))
         anchors = [{**resources, **budget} for budget in self.problem.budgets]
+        count = BETWEEN if anchors else RUNGS.get(len(self._names), 32)
+        rungs = ladder(self.problem, landscape, self._names, count)
+        # Products leave little to the tables alone.
+        bases = self._bases[-1:] if self.problem.products else self._bases[::-1]
         solved = [
             found
-            for basis in self._bases[::-1]
+            for basis in bases
             for limits in anchors
             if (found := self._solve(basis.landscape, limits)) is not None
         ]

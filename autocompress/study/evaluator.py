@@ -102,7 +102,17 @@ class Evaluator:
         def measure(candidate: Candidate, rival: NDArray[np.float64] | None) -> Measurement:
             return self._measure(candidate, rival, order)
 
-        yield from self._map(measure, candidates, rivals)
+        # Neighbours in this order share their first layers, and so what is kept of them.
+        places = sorted(range(len(candidates)), key=lambda place: candidates[place])
+        measured = self._map(
+            measure, [candidates[place] for place in places], [rivals[place] for place in places]
+        )
+        ready: dict[int, Measurement] = {}
+        waiting = iter(places)
+        for place in range(len(candidates)):
+            while place not in ready:
+                ready[next(waiting)] = next(measured)
+            yield ready.pop(place)
 
     def outputs(
         self, candidates: Sequence[Candidate], parts: Sequence[int]

@@ -41,7 +41,7 @@ class Knobs(BaseModel):
     damping: float = Field(default=0.01, gt=0, le=1)
     explore: float = Field(default=0.25, ge=0, le=1)
     protect: Literal["none", "first", "last", "both"] = "none"
-    swap_examples: int = Field(default=0, ge=0)
+    swap_examples: int = Field(default=256, ge=0)
 
     @property
     def measured(self) -> str:

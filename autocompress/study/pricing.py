@@ -37,7 +37,7 @@ from autocompress.study.swap import Swapped, swap_prices
 
 SCHEMA = 2
 PRODUCTS = "products.safetensors"  # beside the prices
-ADJOINT_EXAMPLES = 512
+ADJOINT_EXAMPLES = 128  # enough to thin menus; the swap table prices what is left
 FIRST_CUT = 2  # times the menu survive the cut by local error, before the adjoint is asked
 
 Table = tuple[NDArray[np.float64], ...]
