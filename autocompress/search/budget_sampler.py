@@ -26,7 +26,7 @@ from autocompress.search.seeds import perturbed, scaled_limits, seeds
 from autocompress.search.space import LARGEST, Listing, as_tuples
 from autocompress.search.surrogate import Basis, Surrogate, blend, fit
 
-SLOTS = 4  # candidates for one anchor at a time
+SLOTS = 8  # candidates for one anchor at a time
 EXPLORE = 0.25  # share of the anchors that are moved along the front
 RANGE = (0.5, 2.0)  # of the limits, for those that are moved away from a single budget
 WIDEST = 2.0  # times the limits: nothing larger is ever proposed

@@ -50,6 +50,7 @@ class Basis:
         self.flat = np.concatenate(self.table)
         self.roots = np.sqrt(self.flat)
         self.floor = float(self.flat[self.flat > 0].min())
+        self._known: dict[bytes, Floats] = {}
         self._width = max(sizes)
         # Padded rows: likeness of the flat option to those of its unit.
         self._alike = np.zeros((len(self.flat), self._width))
@@ -78,18 +79,26 @@ class Basis:
 
         The three blocks are: every pair of options alike, by likeness, only the same option.
         """
+        keys = [row.tobytes() for row in candidates]
+        new = [place for place, key in enumerate(keys) if key not in self._known]
+        if new:
+            for place, rows in zip(new, self._overlaps(candidates[new]), strict=True):
+                self._known[keys[place]] = rows
+        stacked = np.stack([self._known[key] for key in keys])
+        return np.ascontiguousarray(stacked.transpose(2, 1, 0)).reshape(len(self.flat), -1)
+
+    def _overlaps(self, candidates: Integers) -> Floats:
+        """`(n, 3, all options)` of candidates `(n, units)`."""
         n = len(candidates)
         flat = self.starts + candidates
-        every = np.zeros((n, len(self.flat) + 1))
-        near, same = np.zeros_like(every), np.zeros_like(every)
-        rows = np.arange(n)[:, None, None]
+        result = np.zeros((n, 3, len(self.flat) + 1))
+        rows = np.arange(n)[:, None]
         places = self._places[flat]
-        weights = self.roots[flat][:, :, None]
-        every[rows, places] = weights
-        near[rows, places] = weights * self._alike[flat]
-        same[np.arange(n)[:, None], flat] = weights[:, :, 0]
-        table = np.concatenate([every, near, same])[:, :-1] * self.roots
-        return np.ascontiguousarray(table.T)
+        weights = self.roots[flat]
+        result[rows[:, :, None], 0, places] = weights[:, :, None]
+        result[rows[:, :, None], 1, places] = weights[:, :, None] * self._alike[flat]
+        result[rows, 2, flat] = weights
+        return np.asarray(result[:, :, :-1] * self.roots)
 
 
 @dataclass(frozen=True, eq=False)
