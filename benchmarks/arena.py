@@ -28,7 +28,7 @@ from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.pricing import ADJOINT_EXAMPLES, FIRST_CUT
 from autocompress.study.subject import Model, look
 
-BUDGETS = {"resnet20_fashion": "20%,15%,12%,10%,8%"}
+BUDGETS = {"resnet20_fashion": "10%,8%,6%,5%,4%"}
 USUAL_BUDGETS = "5%,4%,3%,2.5%,2%"
 _TIMED = 11  # passes timed for the price of one
 
@@ -114,6 +114,7 @@ def contest_of(prepared: Prepared, options: argparse.Namespace, folder: Path) ->
         units=tuple(space.units),
         options=menus,
         losses=prices.losses,
+        products={"swap": prices.products},
         resources={SIZE: prices.size, "latency_ms": prices.latency},
         labels=prices.labels,
         original_bytes=original,

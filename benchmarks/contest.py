@@ -42,6 +42,7 @@ class Contest:
         full_pass_s: Seconds of one full pass.
         play: Runs ours as a study runs it; None asks it like the others and measures every
             candidate in full.
+        products: Those of the loss tables; only ours reads them.
     """
 
     study: str
@@ -57,6 +58,7 @@ class Contest:
     memo: Memo
     full_pass_s: float
     play: Callable[[Entry, Contest], Outcome] | None = None
+    products: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def largest(self) -> float:
@@ -73,6 +75,7 @@ class Contest:
             limits={SIZE: self.largest},
             front=(SIZE,),
             budgets=tuple({SIZE: limit} for limit in self.budgets.values()),
+            products={name: self.products[name] for name in tables if name in self.products},
         )
 
     def price(self, tables: Sequence[str]) -> float:
