@@ -11,7 +11,8 @@ from autocompress.errors import ConfigError, DataError, InfeasibleError
 from autocompress.search.dynamic import budget_curve
 from autocompress.search.integer import closest, reachable, solve_integer
 from autocompress.search.lagrange import solve_nearly
-from autocompress.search.moves import additive, switches
+from autocompress.search.landscape import Landscape
+from autocompress.search.moves import Neighbourhood, additive, switches
 from autocompress.search.problem import Edge, Problem, Resource
 from autocompress.search.solver import solve
 
@@ -172,7 +173,9 @@ def test_the_sweep_is_near_the_optimum(seed: int) -> None:
 def test_switches_keep_the_limits_and_come_best_first() -> None:
     problem = make_problem(4, edges=True)
     start = solve(problem, problem.losses["swap"])
-    found = switches(problem, problem.losses["swap"], start, problem.limits, 20)
+    table = problem.losses["swap"]
+    around = Neighbourhood(problem, table)
+    found = switches(around, Landscape(table), start, problem.limits, 20)
     assert problem.feasible(found).all()
     assert ((found != start).sum(axis=1) <= 2).all()
     totals = additive(problem.losses["swap"], found)

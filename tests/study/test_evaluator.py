@@ -1,4 +1,4 @@
-"""The evaluator gives the proxy's numbers, whatever is reused and however many threads there are."""
+"""The evaluator gives the proxy's numbers, whatever is reused, on any number of threads."""
 
 from __future__ import annotations
 
