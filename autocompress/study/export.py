@@ -58,7 +58,7 @@ def export_point(
     folder = study_folder(run, begun)
     records = load_records(run / JOURNAL)
     study = load_study(folder, begun["overrides"], begun["budget"])
-    model, space = look(study, listener)
+    model, space = look(study, listener, run)
     refuse_other(run, begun, made_from(study, model, space))
     prepared = prepare(study, model, space, run, listener)
     record = _choose(prepared, records, run, candidate, budget)

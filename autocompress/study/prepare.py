@@ -19,6 +19,8 @@ from autocompress.study.events import Listener
 from autocompress.study.pricing import Prices, price
 from autocompress.study.profiling import profile_device
 from autocompress.study.subject import Model
+from autocompress.study.traced import NAME as TRACE
+from autocompress.study.traced import write_trace
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def prepare(
         study: What is asked.
         model: The user's model and data.
         space: All options.
-        folder: The run directory; holds `bank/`, `device.json` and `prices.json`.
+        folder: The run directory; holds `bank/`, `device.json`, `prices.json` and `trace.onnx`.
         listener: Hears of the stages.
 
     Raises:
@@ -86,6 +88,8 @@ def prepare(
     prices, thinned = price(
         study, model, space, bank, stitcher, proxy, latency, folder / "prices.json", listener
     )
+    if model.known_graph is None:
+        write_trace(folder / TRACE, model.trace_key, model.layers, model.graph)
     return Prepared(study, model, thinned, bank, stitcher, proxy, latency, fit, prices)
 
 

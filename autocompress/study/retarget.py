@@ -89,7 +89,7 @@ def retarget(
     study = _study(begun, study_folder(run, begun), budget, goal)
     with lock(run / JOURNAL):
         log = Log(run / "log.jsonl", listener)
-        model, space = look(study, log)
+        model, space = look(study, log, run)
         fingerprint = made_from(study, model, space)
         refuse_other(run, begun, fingerprint)
         prepared = prepare(study, model, space, run, log)

@@ -37,7 +37,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
     with lock(folder / JOURNAL):
         log = Log(folder / "log.jsonl", listener)
-        model, space = look(study, log)
+        model, space = look(study, log, folder)
         # The user's metric fails at once, not after the search.
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)

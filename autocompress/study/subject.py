@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from autocompress.search_space.space import Space, build_space
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
 from autocompress.study.knobs import Knobs, protected, sparing
+from autocompress.study.traced import NAME as TRACE
+from autocompress.study.traced import read_trace, trace_key
 
 FEWEST = 32  # calibration examples
 
@@ -40,6 +43,8 @@ class Model:
         content: Hash of weights and of all calibration inputs.
         knobs: How the calibration inputs are shared out, and the damping.
         draw: Number of the order of the calibration inputs; 0 is the user's.
+        trace_key: Says what the trace depends on; empty when it cannot be told.
+        known_graph: The float ONNX graph, if an earlier command of the run has exported it.
     """
 
     dense: nn.Module
@@ -49,6 +54,8 @@ class Model:
     content: str
     knobs: Knobs = Knobs()
     draw: int = 0
+    trace_key: str = ""
+    known_graph: FloatGraph | None = None
 
     @property
     def key(self) -> str:
@@ -72,7 +79,7 @@ class Model:
     @cached_property
     def graph(self) -> FloatGraph:
         """The float ONNX graph, exported once."""
-        return export_float(self.dense, self.layers, self.example_inputs)
+        return self.known_graph or export_float(self.dense, self.layers, self.example_inputs)
 
     @cached_property
     def statistics(self) -> Mapping[str, Statistics]:
@@ -110,8 +117,12 @@ class Model:
         return next(layer for layer in self.layers if layer.name == name)
 
 
-def trace_model(study: Study) -> Model:
+def trace_model(study: Study, folder: Path | None = None) -> Model:
     """Builds the user's model and finds its layers.
+
+    Args:
+        study: What is asked.
+        folder: A run directory, whose trace is used if it was made from the same.
 
     Raises:
         TaskError: If the model or its output is not usable.
@@ -131,28 +142,40 @@ def trace_model(study: Study) -> Model:
             f"{study.task.origin}: calibration() gives {len(calibration[0])} examples; at least"
             f" {FEWEST} are needed, 500 or more are better"
         )
-    layers = trace(dense, example_inputs)
+    content = fingerprint(dense, calibration)
+    key = trace_key(dense, content, example_inputs)
+    known = read_trace(folder / TRACE, dense, key, example_inputs) if folder else None
+    layers, graph = known or (trace(dense, example_inputs), None)
     try:
         run(dense, tuple(tensor[:1] for tensor in calibration))
     except TaskError as error:
         raise DataError(f"{study.task.origin}: calibration(): {error}") from error
-    content = fingerprint(dense, calibration)
     used = tuple(tensor[: knobs.calibration or None] for tensor in calibration)
-    return Model(dense, layers, example_inputs, used, content, knobs)
+    return Model(
+        dense,
+        layers,
+        example_inputs,
+        used,
+        content,
+        knobs,
+        trace_key=key,
+        known_graph=graph,
+    )
 
 
-def look(study: Study, listener: Listener) -> tuple[Model, Space]:
+def look(study: Study, listener: Listener, folder: Path | None = None) -> tuple[Model, Space]:
     """What there is and what may be done with it; writes nothing.
 
     Args:
         study: What is asked.
         listener: Hears of the stage.
+        folder: A run directory, whose trace is used if it was made from the same.
 
     Raises:
         AutocompressError: If the model, the data or the search space is not usable.
     """
     listener.stage("trace", "finding layers")
-    model = trace_model(study)
+    model = trace_model(study, folder)
     offered = [layer for layer in model.layers if study.space.selects(layer.name)]
     refused = sparing(
         lambda option, layer: reject(option, layer, study.device, study.settings.storage),
