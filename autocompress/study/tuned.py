@@ -45,6 +45,11 @@ class Tuning:
         ratio = f"{self.confirmed['ratio']:.3f} ({low:.3f} to {high:.3f}) times the defaults' loss"
         if high < 1:
             return f"Trial {self.best} is better beyond noise: {ratio} on further draws."
+        if low > 1:
+            return (
+                f"Trial {self.best} was the best by luck: {ratio} on further draws; the defaults"
+                " stay."
+            )
         return (
             f"No knob matters beyond noise: the best trial, {self.best}, has {ratio} on further"
             " draws; the defaults stay."

@@ -172,12 +172,17 @@ def tuned(**confirmed: float) -> Tuning:
 
 
 @pytest.mark.parametrize(
-    ("high", "said"), [(0.95, "better beyond noise"), (1.05, "No knob matters beyond noise")]
+    ("low", "high", "said"),
+    [
+        (0.85, 0.95, "better beyond noise"),
+        (0.85, 1.05, "No knob matters beyond noise"),
+        (1.1, 1.3, "was the best by luck"),
+    ],
 )
-def test_only_what_holds_on_further_draws_counts(high: float, said: str) -> None:
-    found = tuned(ratio=0.9, low=0.85, high=high)
+def test_only_what_holds_on_further_draws_counts(low: float, high: float, said: str) -> None:
+    found = tuned(ratio=0.9, low=low, high=high)
     assert said in found.conclusion
-    assert f"0.900 (0.850 to {high:.3f})" in found.conclusion
+    assert f"0.900 ({low:.3f} to {high:.3f})" in found.conclusion
 
 
 def test_tables_show_defaults_best_and_failures() -> None:
