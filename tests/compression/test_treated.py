@@ -93,6 +93,16 @@ def test_two_factors_of_a_linear_layer_are_their_product() -> None:
     torch.testing.assert_close(built(x), x @ matrix.T + bias.float())
 
 
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.0237, 3), (1e-4, 255), (0.7, 128), (3.1, 0)])
+def test_fake_quantize_gives_the_bits_of_torch(scale: float, zero_point: int) -> None:
+    x = 40 * scale * torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    x[:3] = torch.tensor([0.0, 1e30, -1e30])
+    wanted = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 255)
+    grid = Grid(float(torch.tensor(scale, dtype=torch.float32)), zero_point)
+    found = FakeQuantize(grid)(x)
+    assert torch.equal(found, wanted)
+
+
 def test_fake_quantize_rounds_and_clips_like_its_formula() -> None:
     grid = Grid(0.0625, 40)  # a power of two: no tie hangs on how the division is done
     x = torch.linspace(-4, 15, 1001)
