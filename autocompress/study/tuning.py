@@ -81,6 +81,7 @@ def tune(
         "set of studies": "; ".join(_content(study) for study in studies),
         "number of evaluations": str(evaluations),
         "set of choices": str(dict(CHOICES)),
+        "set of defaults": Knobs().model_dump_json(),
         "version of the compression code": recipe()[:16],
     }
     runs = _Runs(studies, evaluations, folder, listener)
