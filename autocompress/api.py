@@ -135,6 +135,7 @@ def compress(
     calibration: Any,
     example_inputs: Any,
     evaluate: Callable[..., float],
+    labels: Any = None,
     budget: Mapping[str, str] | None = None,
     goal: str = "",
     name: str = "model",
@@ -150,6 +151,8 @@ def compress(
             inputs, or an iterable of batches.  500 or more examples are a good number.
         example_inputs: One input as the device will see it, a tensor or a tuple.
         evaluate: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`.
+        labels: Class numbers of the calibration inputs, a tensor `(n, ...)`; read only by an
+            objective with `proxy = "task"`.
         budget: Limits by name, such as `{"size": "10%", "latency": "80%", "quality": "-0.5pt"}`;
             those of the objective hold where there is none.
         goal: One sentence such as `"minimise latency subject to size<=25% and quality>=-1pt"`,
@@ -166,7 +169,14 @@ def compress(
     Raises:
         AutocompressError: If something that was given is not usable; the message names it.
     """
-    task = Task(lambda: model, lambda: calibration, lambda: example_inputs, evaluate, "compress()")
+    task = Task(
+        lambda: model,
+        lambda: calibration,
+        lambda: example_inputs,
+        evaluate,
+        "compress()",
+        None if labels is None else lambda: labels,
+    )
     keys = {**settings, "goal": goal, "budget": dict(budget or {}), "schema_": 1}
     study = make_study(name, task, validate(keys, StudyFile, "compress()"))
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="autocompress-"))

@@ -23,7 +23,7 @@ FUNCTIONS = ("model", "calibration", "example_inputs", "evaluate")
 
 @dataclass(frozen=True)
 class Task:
-    """Four callables of the user, wrapped so that what they return has been checked.
+    """The callables of the user, wrapped so that what they return has been checked.
 
     Args:
         make_model: Returns the dense model, an `nn.Module`.
@@ -33,6 +33,8 @@ class Task:
         evaluator: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`;
             returns the metric as one number.
         origin: Where the callables came from, for messages.
+        make_labels: Returns the class numbers of the calibration inputs, in their order: a tensor
+            `(n, ...)`; None when there are none.
     """
 
     make_model: Callable[[], nn.Module]
@@ -40,6 +42,7 @@ class Task:
     make_example_inputs: Callable[[], Any]
     evaluator: Callable[..., float]
     origin: str = "the task"
+    make_labels: Callable[[], Any] | None = None
 
     def model(self) -> nn.Module:
         """The dense model in evaluation mode, on the CPU.
@@ -79,6 +82,31 @@ class Task:
         """
         value = _call(self.origin, "example_inputs", self.make_example_inputs)
         return _checked(as_inputs(value, f"{self.origin}: example_inputs()"), self.origin)
+
+    def labels(self, count: int) -> Tensor | None:
+        """Class numbers of the calibration inputs, `(count, ...)`; None when the user has none.
+
+        Raises:
+            TaskError: If the callable fails.
+            DataError: If it gives no integers, or another number of them.
+        """
+        if self.make_labels is None:
+            return None
+        value = _call(self.origin, "labels", self.make_labels)
+        whole = isinstance(value, Tensor) and not (
+            value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+        )
+        if not whole or not value.ndim:
+            raise DataError(
+                f"{self.origin}: labels() must return a tensor of class numbers, got"
+                f" {value.dtype if isinstance(value, Tensor) else _kind(value)}"
+            )
+        if len(value) != count:
+            raise DataError(
+                f"{self.origin}: labels() gives {len(value)} labels for {count} calibration inputs"
+            )
+        labels: Tensor = value.detach().long()
+        return labels
 
     @property
     def has_splits(self) -> bool:
@@ -137,7 +165,15 @@ def load_task(folder: Path | str) -> Task:
             f"{path}: missing function {', '.join(missing)} (needed: {', '.join(FUNCTIONS)})"
         )
     functions = [getattr(module, name) for name in FUNCTIONS]
-    return Task(functions[0], functions[1], functions[2], functions[3], str(path))
+    labels = getattr(module, "labels", None)
+    return Task(
+        functions[0],
+        functions[1],
+        functions[2],
+        functions[3],
+        str(path),
+        labels if callable(labels) else None,
+    )
 
 
 def batches(inputs: Inputs, size: int) -> Iterator[Inputs]:

@@ -27,8 +27,9 @@ class ObjectivePreset(Schema):
         quality: Limit on quality, likewise, such as `-0.5pt`.
         front: `size`, `latency` or both: the whole front of quality and these is wanted, within
             the limits; the point that is delivered is its knee unless there are limits.
-        proxy: `kl` (divergence from the original's class probabilities) or `mse` (squared error of
-            the outputs, relative to their variance).
+        proxy: `kl` (divergence from the original's class probabilities), `mse` (squared error of
+            the outputs, relative to their variance) or `task` (rise of the cross-entropy with the
+            user's labels of the calibration inputs).
         finalists: How many candidates are confirmed with the user's metric and the clock.
     """
 
@@ -37,7 +38,7 @@ class ObjectivePreset(Schema):
     latency: str = ""
     quality: str = ""
     front: Annotated[tuple[Literal["size", "latency"], ...], Field(strict=False)] = ()
-    proxy: Literal["kl", "mse"] = "kl"
+    proxy: Literal["kl", "mse", "task"] = "kl"
     finalists: int = Field(default=4, ge=1, le=64)
 
     def limits(self) -> dict[str, Limit]:

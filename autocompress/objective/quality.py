@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autocompress.errors import ConfigError, TaskError
 from autocompress.model.task import Inputs, batches
 from autocompress.model.trace import run
+from autocompress.objective.scores import TaskScores
 
 WORST = 1e9  # stands in for a loss that is not finite
 PARTS = 8
@@ -66,17 +67,30 @@ class Proxy:
         inputs: `(n, ...)` for each input of the model.
         kind: `kl`: mean of `KL(original || model)` over the last axis's softmax, in nats.
             `mse`: squared error over the variance of the original's outputs.
+            `task`: mean rise of the cross-entropy with `labels`, in nats.
+        labels: `(n, ...)` class numbers of the inputs, for `task`.
         batch: Examples in one forward pass.
 
     Raises:
-        ConfigError: If `kl` is asked for outputs with fewer than two classes.
+        ConfigError: If `kl` or `task` is asked for outputs with fewer than two classes, or `task`
+            without labels.
+        DataError: If the labels do not fit the outputs.
         TaskError: If the original's outputs are not finite.
+
+    Attributes:
+        divergence: `kl` or `mse`: the kind that needs no labels, for gradients.
     """
 
     def __init__(
-        self, model: nn.Module, inputs: Inputs, kind: str = "kl", batch: int = 256
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        kind: str = "kl",
+        batch: int = 256,
+        labels: Tensor | None = None,
     ) -> None:
         self.kind = kind
+        self.divergence = "kl" if kind == "task" else kind
         self.inputs = inputs
         self.batch = batch
         self.passes = 0
@@ -88,7 +102,10 @@ class Proxy:
                 f"proxy 'kl' needs outputs (n, classes); the model gives {tuple(reference.shape)};"
                 ' use an objective with proxy = "mse"'
             )
-        self._reference = torch.log_softmax(reference, -1) if kind == "kl" else reference
+        self._task = _task_scores(reference, labels) if kind == "task" else None
+        self._reference = (
+            torch.log_softmax(reference, -1) if self.divergence == "kl" else reference
+        )
         self._variance = float(reference.var().clamp_min(1e-12))
 
     @cached_property
@@ -110,7 +127,9 @@ class Proxy:
     def score(self, outputs: Tensor, rows: slice = slice(None)) -> NDArray[np.float64]:
         """The loss `(n,)` of each example, from a model's outputs `(n, ...)` for `rows`."""
         reference = self._reference[rows]
-        if self.kind == "kl":
+        if self._task is not None:
+            values = self._task(outputs, rows)
+        elif self.divergence == "kl":
             difference = reference - torch.log_softmax(outputs.double(), -1)
             values = (reference.exp() * difference).sum(-1)
         else:
@@ -127,7 +146,7 @@ class Proxy:
         original's probabilities.  Not finite outputs give zeros.
         """
         reference = self._reference[rows]
-        if self.kind == "kl":
+        if self.divergence == "kl":
             chances = reference.exp()
             change = torch.log_softmax(outputs.double(), -1) - reference
             change = change - (chances * change).sum(-1, keepdim=True)
@@ -146,10 +165,19 @@ class Proxy:
         """The measurement that per-example losses `(n,)` make; those not measured are NaN."""
         known = samples[np.isfinite(samples)]
         spread = float(known.std(ddof=1) / len(known) ** 0.5) if len(known) > 1 else 0.0
-        unit = "nat" if self.kind == "kl" else "share of variance"
+        unit = "nat" if self.divergence == "kl" else "share of variance"
         return Measurement(float(known.mean()), unit, "minimize", spread, samples, passes, doubt)
 
     def _outputs(self, model: nn.Module) -> Tensor:
         # float64 after the logits: differences of 1e-7 nats are compared.
         parts = batches(self.inputs, self.batch)
         return torch.cat([run(model, part) for part in parts]).double()
+
+
+def _task_scores(reference: Tensor, labels: Tensor | None) -> TaskScores:
+    if labels is None:
+        raise ConfigError(
+            "proxy 'task' needs the labels of the calibration inputs: give task.py a function"
+            ' labels() (compress() an argument labels), or use proxy = "kl"'
+        )
+    return TaskScores(reference, labels)

@@ -74,7 +74,9 @@ def prepare(
     Raises:
         AutocompressError: Any of the family; what was made before stays on disk.
     """
-    proxy = Proxy(model.dense, model.search_inputs, study.objective.proxy)
+    proxy = Proxy(
+        model.dense, model.search_inputs, study.objective.proxy, labels=model.search_labels
+    )
 
     listener.stage("profile", f"timing operations on {study.device.name}")
     latency, fit = profile_device(study, model, space, folder / "device.json", listener)

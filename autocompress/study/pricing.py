@@ -98,7 +98,7 @@ def price(
         SCHEMA,
         study.settings.seed,
         study.settings.storage,
-        study.objective.proxy,
+        model.proxy_key(study.objective.proxy),
         study.settings.knobs.swap_examples,
     )
     known = _known(path, listener)
@@ -216,7 +216,7 @@ def _measure(
         candidates.units,
         stitcher.module,
         tuple(tensor[:ADJOINT_EXAMPLES] for tensor in model.cost_inputs),
-        study.objective.proxy,
+        proxy.divergence,
         generator,
     )
     thinned = thin(candidates, adjoint, study.space.menu)

@@ -110,7 +110,9 @@ def rehearse(
     log.finish()
     records = choose(prepared, problem, storage.records())[:FINALISTS]
     candidates = [Candidate.from_dict(record.choices) for record in records]
-    judge = Proxy(model.dense, selection_inputs(study.task, model.dense), study.objective.proxy)
+    judge = Proxy(
+        model.dense, selection_inputs(study.task, model.dense), prepared.proxy.divergence
+    )
     losses = [judge(make_finalist(prepared, candidate).module).value for candidate in candidates]
     return Rehearsal(
         loss=float(np.exp(np.mean(np.log(np.array(losses) + LEAST_LOSS)))),
@@ -126,7 +128,13 @@ def _redrawn(study: Study, model: Model, draw: int) -> Model:
     inputs = study.task.calibration()
     order = np.random.default_rng([study.settings.seed, 4]).permutation(len(inputs[0]))
     used = order[: study.settings.knobs.calibration or None]
-    return replace(model, calibration=tuple(tensor[used] for tensor in inputs), draw=draw)
+    labels = None if model.labels is None else study.task.labels(len(inputs[0]))
+    return replace(
+        model,
+        calibration=tuple(tensor[used] for tensor in inputs),
+        labels=labels if labels is None else labels[used],
+        draw=draw,
+    )
 
 
 def selection_inputs(task: Task, model: nn.Module) -> Inputs:

@@ -21,6 +21,7 @@ from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs
 from autocompress.model.trace import run, trace
+from autocompress.objective.scores import labels_key
 from autocompress.search_space.space import Space, build_space
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
@@ -44,6 +45,7 @@ class Model:
         knobs: How the calibration inputs are shared out, and the damping.
         draw: Number of the order of the calibration inputs; 0 is the user's.
         trace_key: Says what the trace depends on; empty when it cannot be told.
+        labels: Class numbers of the calibration inputs; only read where the proxy needs them.
         known_graph: The float ONNX graph, if an earlier command of the run has exported it.
     """
 
@@ -55,6 +57,7 @@ class Model:
     knobs: Knobs = Knobs()
     draw: int = 0
     trace_key: str = ""
+    labels: Tensor | None = None
     known_graph: FloatGraph | None = None
 
     @property
@@ -71,6 +74,15 @@ class Model:
     def search_inputs(self) -> Inputs:
         """The part on which candidates are compared."""
         return tuple(tensor[self._cut :] for tensor in self.calibration)
+
+    @property
+    def search_labels(self) -> Tensor | None:
+        """Labels of the search inputs, if there are any."""
+        return None if self.labels is None else self.labels[self._cut :]
+
+    def proxy_key(self, proxy: str) -> str:
+        """What tells one proxy from another: its name and, where it has any, its labels."""
+        return proxy if self.labels is None else f"{proxy} {labels_key(self.labels)}"
 
     @property
     def _cut(self) -> int:
@@ -151,6 +163,10 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
     except TaskError as error:
         raise DataError(f"{study.task.origin}: calibration(): {error}") from error
     used = tuple(tensor[: knobs.calibration or None] for tensor in calibration)
+    labels = None
+    if study.objective.proxy == "task":
+        labels = study.task.labels(len(calibration[0]))
+        labels = labels if labels is None else labels[: knobs.calibration or None]
     return Model(
         dense,
         layers,
@@ -159,6 +175,7 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
         content,
         knobs,
         trace_key=key,
+        labels=labels,
         known_graph=graph,
     )
 
@@ -195,7 +212,7 @@ def made_from(study: Study, model: Model, space: Space) -> dict[str, str]:
         "version of the compression code": recipe()[:16],
         "device": study.device.name,
         "storage format": study.settings.storage,
-        "proxy": study.objective.proxy,
+        "proxy": model.proxy_key(study.objective.proxy),
     }
 
 
