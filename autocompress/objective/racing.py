@@ -19,7 +19,8 @@ from autocompress.objective.quality import Measurement, Proxy
 # Parts after which a candidate may be dropped, and by how many standard errors of the paired
 # difference it must then be worse.  Little is lost with a good candidate that is dropped: most of
 # those that a search proposes are about as good, and many more can be looked at.
-STOPS = {1: 0.5, 2: 0.25, 4: 0.0}
+STOPS = {1: 1.0, 2: 0.5, 4: 0.5}
+LEAST_EXAMPLES = 24  # fewer say nothing of their own spread
 LEAST_DOUBT = 1e-3
 
 Outputs = Callable[[int], tuple[Tensor, float]]
@@ -60,7 +61,7 @@ def race(
 
 
 def _beaten(mine: NDArray[np.float64], others: NDArray[np.float64], sure: float) -> bool:
-    if len(mine) < 2:
+    if len(mine) < LEAST_EXAMPLES:
         return False
     worse = mine - others
     return bool(worse.mean() > sure * worse.std(ddof=1) / len(worse) ** 0.5)

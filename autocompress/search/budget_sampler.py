@@ -214,17 +214,32 @@ class BudgetSampler:
                 step = float(rng.choice((0.999, 0.98, 0.95, 0.9)))
                 limits[name] = min(limits.get(name, np.inf), least * step)
             return limits, float(np.log(max(most, 1e-300))) if np.isfinite(most) else None
-        if rng.random() < self._explore and limits:
-            low, high = np.log(RANGE)
-            if self.problem.front:
-                low, high = np.array([-1.0, 1.0]) / len(self._anchors)
-            factor = float(np.exp(rng.uniform(low, high)))
-            limits = scaled_limits(self.problem, limits, factor)
-            if self.problem.front:
-                for key, limit in self.limits.items():
-                    if key != LOSS:
-                        limits[key] = min(limits.get(key, np.inf), limit)
+        given = bool(self.problem.budgets)
+        if self.problem.front and (not given or rng.random() < self._explore):
+            # Anchors that were only spread over the front stand for what lies around them.
+            return self._between(limits, 1.0 if given else 0.5, rng), None
+        if not self.problem.front and limits and rng.random() < self._explore:
+            factor = float(np.exp(rng.uniform(*np.log(RANGE))))
+            return scaled_limits(self.problem, limits, factor), None
         return limits, None
+
+    def _between(
+        self, limits: dict[str, float], share: float, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Limits up to a share of the way, in logarithms, to one of the nearest anchors."""
+        points = np.log([[a.get(n, np.inf) for n in self._names] for a in self._anchors])
+        here = np.log([limits.get(name, np.inf) for name in self._names])
+        with np.errstate(invalid="ignore"):
+            distance = np.nansum(np.abs(points - here), axis=1)
+        others = np.argsort(distance, kind="stable")[1 : 1 + 2 * len(self._names)]
+        if not len(others):
+            return limits
+        other = self._anchors[int(rng.choice(others))]
+        way = float(rng.uniform(0, share))
+        return {
+            name: float(limit ** (1 - way) * other.get(name, limit) ** way)
+            for name, limit in limits.items()
+        }
 
     def _surrogate(self, centre: Trial) -> Surrogate:
         """The posterior around a trial, under the table that explains the trials best."""
