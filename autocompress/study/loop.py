@@ -80,6 +80,7 @@ class History:
         recalled: How many were known from an earlier one.
         reason: Why it ended.
         sampling_seconds: Time in the sampler.
+        waiting_seconds: Time in which candidates were measured.
         seconds: Time of the whole search.
         moves: What each of the sampler's moves has earned.
         price: What a candidate cost; keys as in `details.json`.
@@ -91,6 +92,7 @@ class History:
     recalled: int = 0
     reason: str = ""
     sampling_seconds: float = 0.0
+    waiting_seconds: float = 0.0
     seconds: float = 0.0
     moves: list[dict[str, Any]] = field(default_factory=list)
     price: dict[str, float] = field(default_factory=dict)
@@ -152,7 +154,10 @@ def search(
             record = found
             if record is None:
                 candidate = space.candidate(indices)
-                record = _record(problem, indices, candidate, sampler, next(measured))
+                begun = time.perf_counter()
+                measurement = next(measured)
+                history.waiting_seconds += time.perf_counter() - begun
+                record = _record(problem, indices, candidate, sampler, measurement)
                 storage.add(record, constraints(problem, indices, record.loss))
             trial = trial_of(problem, indices, record)
             trials.append(trial)

@@ -158,6 +158,7 @@ def _summed(prepared: Prepared, parts: Sequence[History], sampler: Sampler) -> H
         total.evaluated += part.evaluated
         total.recalled += part.recalled
         total.sampling_seconds += part.sampling_seconds
+        total.waiting_seconds += part.waiting_seconds
         total.seconds += part.seconds
         total.reason = part.reason
     if isinstance(sampler, BudgetSampler):
@@ -177,7 +178,8 @@ def _price(prepared: Prepared, history: History) -> dict[str, float]:
     """What a candidate cost: measured in passes of the model, and beside them."""
     records = [step.record for step in history.steps]
     spent, count = prepared.evaluator.spent, max(history.evaluated, 1)
-    beside = history.sampling_seconds + spent.busy - spent.forward
+    # All that the process does but run the model; part of it while another thread does.
+    beside = history.seconds - history.waiting_seconds + spent.busy - spent.forward
     return {
         "candidates": len(records),
         "passes": sum(record.work for record in records),

@@ -101,7 +101,9 @@ class StudyStorage:
         self, path: Path, menus: Mapping[str, Sequence[str]], fingerprint: Mapping[str, str]
     ) -> None:
         self.path = path
-        self._menus = menus
+        self._distributions = {
+            unit: CategoricalDistribution(list(menu)) for unit, menu in menus.items()
+        }
         repair(path)
         with translated(path):
             self._study = optuna.create_study(
@@ -138,9 +140,7 @@ class StudyStorage:
         """
         trial = create_trial(
             params=dict(record.choices),
-            distributions={
-                unit: CategoricalDistribution(list(menu)) for unit, menu in self._menus.items()
-            },
+            distributions=dict(self._distributions),
             values=[record.value(name) for name in NAMES],
             user_attrs={
                 "candidate": record.id,
