@@ -27,7 +27,8 @@ check: install
 
 bench: install
 	$(BIN)/python benchmarks/latency.py --study lenet5_mnist --json runs/latency.json
-	$(BIN)/python benchmarks/search.py --study lenet5_mnist --json runs/search.json
+	$(BIN)/python benchmarks/search.py --study all --images 128 --json runs/search.json
+	$(BIN)/python benchmarks/landscape.py --study lenet5_mnist --study resnet20_fashion --images 128 --json runs/landscape.json
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -28,6 +28,7 @@ class Memo:
             "CREATE TABLE IF NOT EXISTS losses"
             " (key TEXT, candidate TEXT, loss REAL, PRIMARY KEY (key, candidate))"
         )
+        self._run("CREATE TABLE IF NOT EXISTS texts (key TEXT PRIMARY KEY, text TEXT)")
         self._near.update(self.all())
 
     def get(self, candidate: Candidate) -> float | None:
@@ -58,6 +59,15 @@ class Memo:
         """Everything measured under the key, by any process."""
         rows = self._run("SELECT candidate, loss FROM losses WHERE key = ?", self.key)
         return {tuple(json.loads(text)): loss for text, loss in rows}
+
+    def text(self, key: str) -> str | None:
+        """What was kept under a key of the caller's; None for nothing."""
+        found = self._run("SELECT text FROM texts WHERE key = ?", key)
+        return str(found[0][0]) if found else None
+
+    def keep(self, key: str, text: str) -> None:
+        """Keeps a text under a key."""
+        self._run("INSERT OR REPLACE INTO texts VALUES (?, ?)", key, text)
 
     def close(self) -> None:
         """Closes the file in this process; the next look-up opens it again."""

@@ -6,7 +6,8 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 
 import torch
-from contest import Contest, Entry, Outcome, run
+from contest import Contest, Entry, Outcome
+from recorded import recorded
 
 _contest: list[Contest] = []  # what a forked worker inherits
 
@@ -27,4 +28,4 @@ def outcomes(todo: Sequence[Entry], contest: Contest, workers: int) -> Iterator[
 
 def _run(entry: Entry) -> Outcome:
     torch.set_num_threads(1)
-    return run(entry, _contest[0])
+    return recorded(entry, _contest[0])
