@@ -104,6 +104,11 @@ class Replay:
         with torch.no_grad():
             return self._resume(modules, choices, part)
 
+    def left(self, unit: int) -> float:
+        """Least share of the multiply-adds that a run costs whose first change is `unit`."""
+        shares = [cut.left for cut in self._cuts if cut.unit <= unit]
+        return min(shares, default=1.0) if self.reuses else 1.0
+
     def twin(self) -> Replay:
         """Another replay of the same model and inputs, for another thread, with its own values."""
         twin = copy.copy(self)

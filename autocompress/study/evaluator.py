@@ -82,6 +82,7 @@ class Evaluator:
                 memory // self.workers,
             )
         self.reason = first.reason
+        self._first = first
         self._idle = [first, *(first.twin() for _ in range(self.workers - 1))]
         self._lock = threading.Lock()
 
@@ -124,6 +125,10 @@ class Evaluator:
                 return [self._run(replay, candidate, part)[0] for part in parts]
 
         yield from self._map(run, candidates, [None] * len(candidates))
+
+    def left(self, unit: int) -> float:
+        """Share of a pass that a change of this unit alone costs."""
+        return self._first.left(unit)
 
     def _map(
         self,

@@ -57,6 +57,9 @@ def swap_prices(
     losses = [np.zeros(len(menu)) for menu in space.units.values()]
     pushed: list[list[NDArray[np.float32]]] = [[] for _ in losses]
     total, done = sum(len(menu) - 1 for menu in space.units.values()), 0
+    share = sum(proxy.parts[part].stop - proxy.parts[part].start for part in parts)
+    share /= len(proxy.inputs[0])
+    passes = share
     sketch = Sketch()
     for place, name in reversed(list(enumerate(space.units))):
         swaps = list(_swaps(dense, place, len(losses[place])))
@@ -69,13 +72,15 @@ def swap_prices(
             losses[place][option] = loss
             pushed[place].append(sketch(push))
             done += 1
+            # What it costs where the original's activations are at hand: no matter of luck.
+            passes += share * evaluator.left(place)
             listener.progress(done, total, f"swapping options of {name}")
     width = max((len(push) for unit in pushed for push in unit), default=0)
     rows = [
         np.stack([push if len(push) else np.zeros(width, np.float32) for push in unit])
         for unit in pushed
     ]
-    return Swapped(tuple(losses), products(rows, losses), evaluator.spent.passes)
+    return Swapped(tuple(losses), products(rows, losses), passes)
 
 
 def _swaps(dense: Candidate, place: int, options: int) -> Iterator[Candidate]:

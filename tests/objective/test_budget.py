@@ -204,7 +204,7 @@ def test_the_shipped_objectives_are_known() -> None:
         ("minimise = 'size'", "key 'schema' is missing"),
         ("schema = 1\nminimize = 'size'", "unknown key 'minimize'; allowed are schema"),
         ("schema = 1\nminimise = 'energy'", "key 'minimise'.*'quality', 'size' or 'latency'"),
-        ("schema = 1\nproxy = 'l1'", "key 'proxy'.*'kl' or 'mse'"),
+        ("schema = 1\nproxy = 'l1'", "key 'proxy'.*'kl', 'mse' or 'task'"),
         ("schema = 1\nfront = ['energy']", "key 'front.0'.*'size' or 'latency'"),
         ("schema = 1\nfront = 'size'", "key 'front'.*'size'"),
         ("schema = 1\nfront = ['size', 'size']", "key 'front'.*twice"),

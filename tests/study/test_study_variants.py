@@ -107,7 +107,7 @@ def test_time_that_is_up_ends_the_search_and_confirms(
     assert cli(*arguments, "--evaluations", 4)[0] in (0, 3)
     code, _, err = cli(*arguments, "--evaluations", 500, "--max-time", "0.01s")
     assert code in (0, 3), err
-    assert result_of(folder)["evaluations"] == 4
+    assert result_of(folder)["evaluations"] <= 8  # one batch of the old ones, recalled
 
 
 def test_time_that_is_up_before_the_first_candidate_still_delivers(
