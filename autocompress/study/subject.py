@@ -27,7 +27,7 @@ from autocompress.study.config import Study
 from autocompress.study.events import Listener
 from autocompress.study.knobs import Knobs, protected, sparing
 from autocompress.study.traced import NAME as TRACE
-from autocompress.study.traced import read_trace, trace_key
+from autocompress.study.traced import is_faithful, read_trace, trace_key
 
 FEWEST = 32  # calibration examples
 
@@ -90,8 +90,20 @@ class Model:
 
     @cached_property
     def graph(self) -> FloatGraph:
-        """The float ONNX graph, exported once."""
-        return self.known_graph or export_float(self.dense, self.layers, self.example_inputs)
+        """The float ONNX graph, exported once.
+
+        Raises:
+            TaskError: If the model cannot be exported, or not so that it gives the same outputs.
+        """
+        if self.known_graph:
+            return self.known_graph
+        graph = export_float(self.dense, self.layers, self.example_inputs)
+        if not is_faithful(graph, self.dense, self.example_inputs):
+            raise TaskError(
+                "the exported ONNX graph does not give the model's outputs on the example inputs;"
+                " please report it with the model"
+            )
+        return graph
 
     @cached_property
     def statistics(self) -> Mapping[str, Statistics]:

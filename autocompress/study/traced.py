@@ -79,14 +79,17 @@ def read_trace(
         holes = tuple(item for item in layers if item.is_treated)
         modules = {item.name: model.get_submodule(item.name) for item in holes}
         graph = FloatGraph(proto, holes, modules, facts["static_batch"])
-        found = OnnxModule(assemble(graph, {}))(*example_inputs)
+        return (layers, graph) if is_faithful(graph, model, example_inputs) else None
     except Exception:  # a damaged file makes protobuf and the runtime raise what they like
         return None
+
+
+def is_faithful(graph: FloatGraph, model: nn.Module, example_inputs: Inputs) -> bool:
+    """Whether the graph with its dense layers gives the model's outputs on the example inputs."""
+    found = OnnxModule(assemble(graph, {}))(*example_inputs)
     wanted = run(model, example_inputs)
-    if found.shape != wanted.shape:
-        return None
     room = CLOSE * float(wanted.abs().max())
-    return (layers, graph) if float((found - wanted).abs().max()) <= room else None
+    return found.shape == wanted.shape and float((found - wanted).abs().max()) <= room
 
 
 def write_trace(path: Path, key: str, layers: Sequence[Layer], graph: FloatGraph) -> None:

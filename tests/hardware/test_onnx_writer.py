@@ -174,6 +174,27 @@ def test_a_model_bound_to_its_batch_is_exported_for_that_batch() -> None:
     )
 
 
+class Shortcut(nn.Module):
+    """Two convolutions of one shape that read the same value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = nn.Conv2d(3, 4, 1)
+        self.side = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.main(x).relu() + self.side(x)).mean((2, 3))
+
+
+def test_layers_that_read_the_same_value_stay_apart() -> None:
+    torch.manual_seed(0)
+    model, inputs = Shortcut().eval(), torch.randn(2, 3, 5, 5)
+    graph = export_float(model, trace(model, (inputs,)), (inputs,))
+    assert {name: len(nodes) for name, nodes in graph.holes().items()} == {"main": 1, "side": 1}
+    with torch.no_grad():
+        np.testing.assert_allclose(run(assemble(graph, {}), inputs), model(inputs), atol=1e-5)
+
+
 class Fickle(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -150,7 +150,11 @@ def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
             kinds = ", ".join(node.op_type for node in nodes)
             raise TaskError(f"layer {scopes[-2]!r} is exported in a way not known: {kinds}")
         last = nodes[-1]
-        hole = helper.make_node(HOLE, [value], list(last.output), name=scopes[-2], domain=_DOMAIN)
+        # The weights are gone: only the attribute tells two layers that read the same value apart,
+        # or the optimiser would merge them.
+        hole = helper.make_node(
+            HOLE, [value], list(last.output), name=scopes[-2], domain=_DOMAIN, layer=scopes[-2]
+        )
         holes[id(last)] = hole
         inside |= {id(node) for node in nodes}
     outputs = {value.name for value in graph.output}

@@ -79,7 +79,7 @@ def _fill(
         storage,
         tensor_in=node.input[0],
         tensor_out=node.output[0],
-        relu=bool(node.attribute),
+        relu=any(attribute.name == "relu" for attribute in node.attribute),
         call=call,
     )
 
