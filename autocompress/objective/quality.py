@@ -19,7 +19,7 @@ from autocompress.model.trace import run
 from autocompress.objective.scores import TaskScores
 
 WORST = 1e9  # stands in for a loss that is not finite
-PARTS = 8
+PARTS = 16  # of the inputs, to race on
 
 
 @dataclass(frozen=True)

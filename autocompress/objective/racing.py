@@ -16,10 +16,10 @@ from torch import Tensor
 
 from autocompress.objective.quality import Measurement, Proxy
 
-# Parts after which a candidate may be dropped, and by how many standard errors of the paired
-# difference it must then be worse.  Little is lost with a good candidate that is dropped: most of
-# those that a search proposes are about as good, and many more can be looked at.
-STOPS = {1: 1.0, 2: 0.5, 4: 0.5}
+STOPS = (1, 2, 4, 8)  # parts after which a candidate may be dropped
+# By how many standard errors of the paired difference it must then be worse.  Little is lost with
+# a good candidate that is dropped: most of those that a search proposes are about as good.
+SURE = 0.5
 LEAST_EXAMPLES = 24  # fewer say nothing of their own spread
 LEAST_DOUBT = 1e-3
 
@@ -55,16 +55,16 @@ def race(
         known += rows.stop - rows.start
         if rival is not None and done in STOPS and known < count:
             measured = np.isfinite(samples)
-            if _beaten(samples[measured], rival[measured], STOPS[done]):
+            if _beaten(samples[measured], rival[measured]):
                 return _estimated(proxy, samples, rival, passes)
     return proxy.measured(samples, passes)
 
 
-def _beaten(mine: NDArray[np.float64], others: NDArray[np.float64], sure: float) -> bool:
+def _beaten(mine: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
     if len(mine) < LEAST_EXAMPLES:
         return False
     worse = mine - others
-    return bool(worse.mean() > sure * worse.std(ddof=1) / len(worse) ** 0.5)
+    return bool(worse.mean() > SURE * worse.std(ddof=1) / len(worse) ** 0.5)
 
 
 def _estimated(

@@ -31,7 +31,7 @@ def outputs_of(proxy: Proxy, noise: float, seed: int = 0) -> Outputs:
     return outputs
 
 
-ORDER = [3, 0, 7, 5, 1, 2, 6, 4]
+ORDER = [3, 0, 7, 5, 11, 1, 12, 9, 2, 15, 6, 4, 8, 14, 10, 13]
 
 
 def test_parts_cover_the_inputs_once(proxy: Proxy) -> None:
@@ -41,7 +41,7 @@ def test_parts_cover_the_inputs_once(proxy: Proxy) -> None:
 
 def test_without_a_rival_everything_is_measured(proxy: Proxy) -> None:
     whole = race(proxy, outputs_of(proxy, 0.3), ORDER)
-    again = race(proxy, outputs_of(proxy, 0.3), range(8))
+    again = race(proxy, outputs_of(proxy, 0.3), range(16))
     assert whole.complete
     assert whole.passes == pytest.approx(1)
     assert whole.examples == COUNT

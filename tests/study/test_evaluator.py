@@ -54,8 +54,8 @@ def test_threads_do_not_change_a_bit(prepared: Prepared) -> None:
         evaluator = Evaluator(
             prepared.model, prepared.space, prepared.stitcher, prepared.proxy, workers
         )
-        rival = next(evaluator.race(asked[:1], [None], range(8))).samples
-        raced = list(evaluator.race(asked, [rival] * len(asked), [5, 1, 0, 2, 7, 6, 4, 3]))
+        rival = next(evaluator.race(asked[:1], [None], range(16))).samples
+        raced = list(evaluator.race(asked, [rival] * len(asked), range(15, -1, -1)))
         found.append([(m.value, m.doubt, m.examples) for m in raced])
     assert found[0] == found[1]
     assert any(doubt > 0 for _, doubt, _ in found[0])
