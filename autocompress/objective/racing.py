@@ -20,7 +20,7 @@ STOPS = (1, 2, 4, 8)  # parts after which a candidate may be dropped
 # By how many standard errors of the paired difference it must then be worse.  Little is lost with
 # a good candidate that is dropped: most of those that a search proposes are about as good.
 SURE = 0.5
-LEAST_EXAMPLES = 24  # fewer say nothing of their own spread
+LEAST_EXAMPLES = 16  # fewer say nothing of their own spread
 LEAST_DOUBT = 1e-3
 
 Outputs = Callable[[int], tuple[Tensor, float]]

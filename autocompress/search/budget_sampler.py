@@ -76,13 +76,15 @@ class BudgetSampler:
         self._attained = Attainment(problem, self._names)
         self._trials: list[Trial] = []
         self._seen: set[Candidate] = set()
-        self._chosen = (0, len(self._bases) - 1, np.zeros(0))
+        self._strengths: tuple[int, list[Floats]] = (0, [])
+        self._chosen: dict[str, tuple[int, int]] = {}
         self._listing: Listing | None = None
         self._anchors, self._seeds = self._begin()
         self.moves = Mix(MOVES)
         self._turns = Mix([str(index) for index in range(len(self._anchors))])
         self._turn: dict[Candidate, str] = {}
-        self._proposer = Proposer(problem, self._tables[-1], self._attained)
+        landscapes = [basis.landscape for basis in self._bases]
+        self._proposer = Proposer(problem, landscapes, self._attained)
 
     def _begin(self) -> tuple[list[dict[str, float]], list[Candidate]]:
         """The anchors, and the solver's answers for them and for a spread of others."""
@@ -97,11 +99,10 @@ class BudgetSampler:
         anchors = [{**resources, **budget} for budget in self.problem.budgets]
         count = BETWEEN if anchors else RUNGS.get(len(self._names), 32)
         rungs = ladder(self.problem, landscape, self._names, count)
-        # Products leave little to the tables alone.
-        bases = self._bases[-1:] if self.problem.products else self._bases[::-1]
+        # All tables, though one of them is better as a rule: which one, depends on the budget.
         solved = [
             found
-            for basis in bases
+            for basis in self._bases[::-1]
             for limits in anchors
             if (found := self._solve(basis.landscape, limits)) is not None
         ]
@@ -193,7 +194,7 @@ class BudgetSampler:
             return
         if best is None:
             best = float(np.log(max(parents[0].loss, 1e-300)))
-        model = self._surrogate(parents[0])
+        model = self._surrogate(parents[0], turn)
         moves = self.moves.draw(count, rng)
         for candidate, move in self._proposer.propose(
             model, parents, limits, moves, best, self._seen, rng
@@ -241,19 +242,22 @@ class BudgetSampler:
             for name, limit in limits.items()
         }
 
-    def _surrogate(self, centre: Trial) -> Surrogate:
-        """The posterior around a trial, under the table that explains the trials best."""
-        count = len(self._trials)
-        # Refitted at powers of two, so that a restarted process chooses the same.
-        whole = 1 << (count.bit_length() - 1)
-        if self._chosen[0] != whole:
+    def _surrogate(self, centre: Trial, turn: str) -> Surrogate:
+        """The posterior around a trial, under the table that explains the trials there best."""
+        nearby = self._nearby(centre)
+        # Chosen anew at powers of two, so that a restarted process chooses the same.
+        whole = 1 << (len(self._trials).bit_length() - 1)
+        if self._strengths[0] != whole:
             places = np.linspace(0, whole - 1, min(whole, MOST_TRAINED)).astype(int)
             trials = [self._trials[place] for place in dict.fromkeys(places.tolist())]
-            fits = [_fit(basis, trials) for basis in self._bases]
-            best = max(range(len(fits)), key=lambda index: fits[index].evidence)
-            self._chosen = (whole, best, fits[best].strengths)
-        _, best, strengths = self._chosen
-        return _fit(self._bases[best], self._nearby(centre), strengths)
+            self._strengths = (whole, [_fit(basis, trials).strengths for basis in self._bases])
+        strengths = self._strengths[1]
+        if self._chosen.get(turn, (0, 0))[0] != whole:
+            pairs = zip(self._bases, strengths, strict=True)
+            evidence = [_fit(basis, nearby, given).evidence for basis, given in pairs]
+            self._chosen[turn] = (whole, int(np.argmax(evidence)))
+        best = self._chosen[turn][1]
+        return _fit(self._bases[best], nearby, strengths[best])
 
     def _nearby(self, centre: Trial) -> list[Trial]:
         """The latest trials, and those with a loss most like that of `centre`."""

@@ -62,7 +62,11 @@ def _choose(
 
 
 def solve_nearly(
-    problem: Problem, loss: Tables, limits: Mapping[str, float], swept: Integers | None = None
+    problem: Problem,
+    loss: Tables,
+    limits: Mapping[str, float],
+    swept: Integers | None = None,
+    polish: bool = True,
 ) -> Candidate | None:
     """A candidate near the additive optimum within the limits, or None when the sweep finds none.
 
@@ -71,6 +75,7 @@ def solve_nearly(
         loss: Additive table `(options,)` per unit.
         limits: Largest allowed costs; a limit on the loss is not looked at.
         swept: Result of `sweep` to use again for other limits.
+        polish: Whether switches close the gap that is left on the hull.
     """
     names = [name for name, limit in limits.items() if name != LOSS and np.isfinite(limit)]
     rows = sweep(problem, loss, names) if swept is None else swept
@@ -79,4 +84,6 @@ def solve_nearly(
         return None
     start = rows[int(np.argmin(additive(loss, rows)))]
     begin = tuple(int(k) for k in start)
+    if not polish:
+        return begin
     return descend(Neighbourhood(problem, loss), Landscape(loss), begin, limits)

@@ -8,17 +8,20 @@ import numpy as np
 
 from autocompress.search.acquisition import pick
 from autocompress.search.attainment import Attainment
+from autocompress.search.lagrange import solve_nearly
 from autocompress.search.landscape import Landscape
 from autocompress.search.moves import Neighbourhood, crossed, descend, single_switches, switches
-from autocompress.search.problem import Candidate, Integers, Problem, Tables
+from autocompress.search.problem import Candidate, Integers, Problem
 from autocompress.search.sampler import Trial
+from autocompress.search.seeds import perturbed
 from autocompress.search.space import as_tuples
 from autocompress.search.surrogate import Surrogate
 
 MOVES = ("relinearise", "switch", "perturb", "crossover")
 POOL = 64  # candidates that a move puts before the surrogate
 REACH = 4  # places in a menu, ordered by loss, that a switch spans
-SIGMA = 0.15  # of the log-normal factors, of units and of options
+SIGMA = 0.3  # of the log-normal factors of units
+DRAWS = 12  # perturbed tables at a time
 
 
 class Proposer:
@@ -26,19 +29,22 @@ class Proposer:
 
     * `relinearise`: downhill from the incumbent, on the landscape as corrected around it.
     * `switch`: the incumbent with one or two units changed.
-    * `perturb`: downhill under random factors on the options (as SPDY, 2201.13096).
+    * `perturb`: solves one of the tables under random factors (SPDY, 2201.13096).
     * `crossover`: units of two archive members.
 
     Args:
         problem: Menus and costs.
-        table: `(options,)` per unit, which orders the menus.
+        landscapes: Of all tables; the last one orders the menus.
         attained: What is known so far.
     """
 
-    def __init__(self, problem: Problem, table: Tables, attained: Attainment) -> None:
+    def __init__(
+        self, problem: Problem, landscapes: Sequence[Landscape], attained: Attainment
+    ) -> None:
         self._problem = problem
         self._attained = attained
-        self._around = Neighbourhood(problem, table)
+        self._landscapes = landscapes
+        self._around = Neighbourhood(problem, landscapes[-1].table)
 
     def propose(
         self,
@@ -95,10 +101,13 @@ class Proposer:
         if move == "relinearise":
             return self._downhill(local, parent, limits)
         if move == "perturb":
-            assert local.factors is not None
-            shaken = rng.normal(0, SIGMA, len(local.factors))
-            shaken += np.repeat(rng.normal(0, SIGMA, len(parent)), self._problem.sizes)
-            return self._downhill(local.with_factors(local.factors + shaken), parent, limits)
+            # Any table: to look only where the best landscape leads teaches little of its errors.
+            landscape = self._landscapes[int(rng.integers(len(self._landscapes)))]
+            found = [
+                solve_nearly(self._problem, shaken, limits, polish=False)
+                for shaken in (perturbed(landscape.table, rng, SIGMA) for _ in range(DRAWS))
+            ]
+            return np.array([row for row in found if row is not None]).reshape(-1, len(parent))
         others = self._attained.trials
         mates = [others[i] for i in rng.choice(len(others), size=min(6, len(others)))]
         rows = crossed(parent, [trial.candidate for trial in mates], 2 * POOL, rng)

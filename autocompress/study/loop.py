@@ -121,7 +121,8 @@ def search(
         space: Says which options the numbers mean.
         sampler: Proposes candidates.
         evaluator: Measures them.
-        storage: Where every evaluation is recorded as soon as it is made.
+        storage: Where every evaluation is recorded as soon as it is made, and on disk before
+            anything is learnt from it.
         stops: When to end.
         seed: Of the order in which parts of the inputs are measured.
         listener: Hears of every candidate.
@@ -177,6 +178,7 @@ def search(
             listener.progress(
                 min(int(passes), int(stops.evaluations)), int(stops.evaluations), _summary(best)
             )
+        storage.flush()
         begun = time.perf_counter()
         sampler.tell(trials)
         history.sampling_seconds += time.perf_counter() - begun
