@@ -68,7 +68,12 @@ def run(
     sampler: Annotated[
         str | None, typer.Option(help="budget (ours), tpe, nsga2, nsga3 or random.")
     ] = None,
-    evaluations: Annotated[int | None, typer.Option(help="Candidates to evaluate.")] = None,
+    evaluations: Annotated[
+        int | None,
+        typer.Option(
+            help="Measurements on all search inputs; a candidate dropped early costs a part of one."
+        ),
+    ] = None,
     max_time: Annotated[
         str | None, typer.Option(help="Stop searching after this time, such as 10m, and confirm.")
     ] = None,
@@ -329,7 +334,7 @@ def tune_settings(
     trials: Annotated[
         int, typer.Option(min=1, help="Sets of knobs tried, the defaults included.")
     ] = 16,
-    evaluations: Annotated[int, typer.Option(min=1, help="Candidates of each search.")] = 50,
+    evaluations: Annotated[int, typer.Option(min=1, help="Of each search.")] = 50,
     budget: Budget = None,
     space: Annotated[
         str | None, typer.Option(help="Search space: preset or .toml; a small one is faster.")

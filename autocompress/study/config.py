@@ -40,7 +40,8 @@ class StudyFile(Schema):
         goal: What is wanted in one sentence, such as `minimise latency subject to size<=25% and
             quality>=-1pt` (`objective/goal.py` has the grammar); takes the place of what the
             objective minimises and of its limits.
-        evaluations: Candidates measured by the proxy.
+        evaluations: Measurements by the proxy on all search inputs; a candidate that the race
+            drops early costs the part that was measured.
         patience: The search stops when the front has not grown beyond the proxy's noise for the
             price of that many passes over the search inputs; 0 is automatic.
         stop_when_met: Whether the search stops at the first candidate that keeps all limits, the
