@@ -71,7 +71,7 @@ def run(
     evaluations: Annotated[
         int | None,
         typer.Option(
-            help="Measurements on all search inputs; a candidate dropped early costs a part of one."
+            help="Measurements on all search inputs; one that is cut short costs a part."
         ),
     ] = None,
     max_time: Annotated[
