@@ -32,6 +32,7 @@ RANGE = (0.5, 2.0)  # of the limits, for those that are moved away from a single
 WIDEST = 2.0  # times the limits: nothing larger is ever proposed
 RUNGS = {1: 16, 2: 24}  # anchors of a front, by the number of its costs
 BETWEEN = 6  # further seeds where the budgets are given
+STEPS = (0.999, 0.98, 0.95, 0.85, 0.7)  # of the least cost so far, where a cost is made small
 MOST_TRAINED = 128  # trials; the fit costs their number cubed
 LATEST = 32  # of these are the latest, the others those with a loss like the anchor's
 NOISE = 0.002  # falls of the log loss up to this are no progress
@@ -212,7 +213,7 @@ class BudgetSampler:
             met = self._attained.best({**limits, LOSS: most}, len(self._trials))
             if met:
                 least = min(self.problem.cost(name, trial.candidate) for trial in met)
-                step = float(rng.choice((0.999, 0.98, 0.95, 0.9)))
+                step = float(rng.choice(STEPS))
                 limits[name] = min(limits.get(name, np.inf), least * step)
             return limits, float(np.log(max(most, 1e-300))) if np.isfinite(most) else None
         given = bool(self.problem.budgets)
