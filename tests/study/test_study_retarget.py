@@ -74,12 +74,14 @@ def test_asked_again_nothing_is_measured_twice(cli: Cli, run_copy: Path) -> None
     assert cli("retarget", run_copy, "--budget", "size=18%")[0] == 0
     second = load_records(run_copy / "study.journal")
     assert len({record.id for record in second}) == len(second)
-    losses = {record.id: record.loss for record in second}
     again = read(
         max((run_copy / "retargeted").glob("*.result.json"), key=lambda p: p.stat().st_mtime)
     )
-    assert losses[again["best"]["candidate"]] <= losses[best["candidate"]]
-    assert len(second) >= len(first)
+    # Which of the best few is delivered, metric and clock decide: it may be another one.
+    known = {record.id for record in second}
+    assert {best["candidate"], again["best"]["candidate"]} <= known
+    assert again["budget_met"]
+    assert [record.id for record in second[: len(first)]] == [record.id for record in first]
 
 
 def test_out_of_reach_says_which_limit_binds(cli: Cli, run_copy: Path, tmp_path: Path) -> None:
