@@ -66,7 +66,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="Where the model will run.")] = None,
     storage: Annotated[str | None, typer.Option(help="What ships: archive or onnx.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="budget (ours), tpe, nsga2, nsga3 or random.")
+        str | None, typer.Option(help="budget (ours), cmaes, tpe, nsga2, nsga3 or random.")
     ] = None,
     evaluations: Annotated[
         int | None,
@@ -94,7 +94,7 @@ def run(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that evaluate; 0 is one for each core.")
+        int | None, typer.Option(help="Threads that evaluate; 0 is one for each core.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes every draw.")] = None,
     out: Annotated[

@@ -12,23 +12,11 @@ from contest import SIZE, Contest, Entry, Outcome
 from autocompress.search.catalogue import make_sampler
 from autocompress.search_space.candidate import Candidate
 from autocompress.study.evaluator import Evaluator
+from autocompress.study.events import Silent
 from autocompress.study.loop import Stops, search
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import menus_of
-
-
-class Silent:
-    """Hears everything and says nothing."""
-
-    def stage(self, name: str, detail: str = "") -> None:
-        del name, detail
-
-    def progress(self, done: int, total: int, detail: str = "") -> None:
-        del done, total, detail
-
-    def note(self, text: str) -> None:
-        del text
 
 
 def play(entry: Entry, contest: Contest, prepared: Prepared) -> Outcome:

@@ -41,8 +41,10 @@ NOISE = 0.002  # falls of the log loss up to this are no progress
 class BudgetSampler:
     """Proposes candidates of small loss at every budget that matters; repeats none.
 
-    What is asked depends only on the problem, the seed, and the trials told so far, in their
-    order: a process that was killed and is told the same trials goes on in the same way.
+    What is asked depends only on the problem, the seed, and what was asked and told before, in its
+    order.  A process that was killed and asks and is told the same again, as `study/loop.py` does,
+    goes on in the same way; from trials that it did not ask for, it learns all the same, but not
+    which move earned them.
 
     Args:
         problem: Loss tables, costs and limits.
@@ -246,7 +248,7 @@ class BudgetSampler:
     def _surrogate(self, centre: Trial, turn: str) -> Surrogate:
         """The posterior around a trial, under the table that explains the trials there best."""
         nearby = self._nearby(centre)
-        # Chosen anew at powers of two, so that a restarted process chooses the same.
+        # Chosen anew at powers of two: the strengths take long to fit.
         whole = 1 << (len(self._trials).bit_length() - 1)
         if self._strengths[0] != whole:
             places = np.linspace(0, whole - 1, min(whole, MOST_TRAINED)).astype(int)
