@@ -56,6 +56,13 @@ Goal = Annotated[
 ]
 
 
+def say(text: str, style: str = "") -> None:
+    """Prints a line as it is, however long, without colouring numbers and paths."""
+    from rich.console import Console
+
+    Console().print(text, style=style, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def run(
     study: StudyFolder,
@@ -148,31 +155,22 @@ def run(
     console.print(result_table(outcome.result, loaded.settings.metric))
     seconds = outcome.result["seconds"]
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-    console.print(
-        f"seconds: {spent}; total {sum(seconds.values()):.1f}", highlight=False, soft_wrap=True
-    )
+    say(f"seconds: {spent}; total {sum(seconds.values()):.1f}")
     for name in ("model.acz", "model.onnx", "plan.json", "front.csv", "result.json"):
         if (folder / name).is_file():
-            console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
-    console.print(f"  {report}", highlight=False, soft_wrap=True)
+            say(f"  {folder / name}")
+    say(f"  {report}")
     if not outcome.budget_met:
         best, binding = outcome.result["best"]["candidate"], outcome.result["binding"]
-        console.print(
+        say(
             f"budget not met: the limit on {binding} binds; the closest point, {best}, was saved",
-            style="bold red",
-            highlight=False,
-            soft_wrap=True,
+            "bold red",
         )
         raise typer.Exit(EXIT_NOT_MET)
     asked = outcome.result["budget"]
     missed = [name for name, row in asked.items() if not row["met"]]
     for name in missed:
-        console.print(
-            f"soft limit on {name} missed: {asked[name]['text']} was aimed at",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"soft limit on {name} missed: {asked[name]['text']} was aimed at", "yellow")
     met = "budget met, as measured" if asked else "no limits to meet"
     console.print(met, style="bold green")
 
@@ -192,9 +190,9 @@ def layers(
     console = Console()
     loaded = load_study(study, {"space": space})
     console.print(layers_table(layer_shares(loaded)))
-    console.print(f"options of {loaded.space_file}:", highlight=False, soft_wrap=True)
+    say(f"options of {loaded.space_file}:")
     for line in loaded.space.axes():
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+        say(f"  {line}")
 
 
 @app.command()
@@ -245,9 +243,7 @@ def export(
     console = Console()
     with Display(console) as display:
         point, size = export_point(run, output, candidate, budget or (), format, display)
-    console.print(
-        f"{output}: candidate {point}, {size_text(size)}", highlight=False, soft_wrap=True
-    )
+    say(f"{output}: candidate {point}, {size_text(size)}")
 
 
 @app.command()
@@ -276,23 +272,16 @@ def retarget(
         found = answer(run, budget or (), goal, out, display)
     result = found.result
     console.print(result_table(result, found.metric))
-    console.print(
+    say(
         f"{result['evaluations']} new candidates; {result['seconds']:.1f} s; quality on the"
-        " selection split",
-        highlight=False,
-        soft_wrap=True,
+        " selection split"
     )
     for path in found.files:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+        say(f"  {path}")
     if not found.budget_met:
         best, binding = result["best"]["candidate"], result["binding"]
         binds = f"the limit on {binding} binds; " if binding else ""
-        console.print(
-            f"budget not met: {binds}the closest point is {best}",
-            style="bold red",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"budget not met: {binds}the closest point is {best}", "bold red")
         raise typer.Exit(EXIT_NOT_MET)
     console.print("budget met, as measured", style="bold green")
 
@@ -325,7 +314,7 @@ def profile(
     with Display(console) as display:
         fit, path = measure_device(device, study, display)
     console.print(fit_table(fit))
-    console.print(f"table: {path}", highlight=False, soft_wrap=True)
+    say(f"table: {path}")
 
 
 @app.command()
@@ -366,8 +355,8 @@ def tune_settings(
         console.print(importance_table(found.importances))
     figures = json or out / "knobs.json"
     write_json(figures, found.as_dict(loaded))
-    console.print(found.conclusion, highlight=False, soft_wrap=True)
-    console.print(f"  {journal}\n  {figures}", highlight=False, soft_wrap=True)
+    say(found.conclusion)
+    say(f"  {journal}\n  {figures}")
 
 
 def main() -> None:

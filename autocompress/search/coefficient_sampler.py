@@ -18,7 +18,7 @@ from autocompress.search.integer import closest
 from autocompress.search.lagrange import solve_nearly
 from autocompress.search.moves import additive, single_switches
 from autocompress.search.problem import LOSS, Candidate, Floats, Problem, Tables
-from autocompress.search.sampler import Trial
+from autocompress.search.sampler import Sampler, Trial
 from autocompress.search.seeds import perturbed
 from autocompress.search.solver import solve
 from autocompress.search.space import as_tuples
@@ -34,7 +34,7 @@ _WORST = 1e30  # stands for what failed or breaks a measured limit
 _NODES, _GAP = 50, 1e-2
 
 
-class CoefficientSampler:
+class CoefficientSampler(Sampler):
     """One CMA-ES for every budget of a ladder, served in turn.
 
     A coefficient vector that decodes to a known candidate is told its known value without an
@@ -143,16 +143,6 @@ class CoefficientSampler:
             self._pending.discard(trial.candidate)
         for rung in self._rungs:
             self._learn(rung)
-
-    def rival(self, candidate: Candidate) -> Candidate | None:
-        """None: every candidate is measured in full."""
-        del candidate
-        return None
-
-    def attributes(self, candidate: Candidate) -> Mapping[str, object]:
-        """Nothing needs to be kept."""
-        del candidate
-        return {}
 
     def _decode(self, rung: _Rung) -> Candidate | None:
         """Draws coefficients and solves under the rung's limits; None if nothing meets them."""

@@ -26,7 +26,7 @@ from optuna.samplers import (
 
 from autocompress.errors import ConfigError
 from autocompress.search.problem import LOSS, Candidate, Problem, excess
-from autocompress.search.sampler import Trial
+from autocompress.search.sampler import Sampler, Trial
 
 _MAKERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True),
@@ -53,7 +53,7 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-class OptunaSampler:
+class OptunaSampler(Sampler):
     """One of Optuna's samplers, minimising `problem.minimise` with the limits as constraints.
 
     With `problem.front` the study has an objective for the loss and one for each resource of the
@@ -114,11 +114,6 @@ class OptunaSampler:
                 batch.append(candidate)
                 self.origin[candidate] = self._name
         return batch
-
-    def rival(self, candidate: Candidate) -> Candidate | None:
-        """None: every candidate is measured in full."""
-        del candidate
-        return None
 
     def attributes(self, candidate: Candidate) -> Mapping[str, object]:
         """Optuna's system attributes of a pending candidate's trial; empty for others."""

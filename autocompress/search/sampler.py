@@ -21,7 +21,8 @@ class Trial:
             sampler that keeps its state in its trials goes on after a restart.
         spread: Relative standard error of `loss`: 0 when measured on every example, more when the
             race dropped the candidate before.
-        passes: What the measurement cost, in passes of the whole model over all examples.
+        passes: On which share of the examples it was measured.  (Reused activations save work, but
+            how much is a matter of luck that no decision may hang on.)
     """
 
     candidate: Candidate
@@ -35,7 +36,8 @@ class Trial:
 class Sampler(Protocol):
     """Proposes candidates and learns from trials.
 
-    `origin` says for each proposed candidate what earned it, such as `seed` or `switch`.
+    `origin` says for each proposed candidate what earned it, such as `seed` or `switch`.  One that
+    does not race, or keeps nothing in its trials, inherits the last two methods.
     """
 
     origin: dict[Candidate, str]
@@ -50,8 +52,10 @@ class Sampler(Protocol):
 
     def rival(self, candidate: Candidate) -> Candidate | None:
         """The complete trial that a candidate must beat to be of use; None measures it fully."""
-        ...
+        del candidate
+        return None
 
     def attributes(self, candidate: Candidate) -> Mapping[str, object]:
         """Plain JSON to store with the trial of a candidate and to hand back in `Trial`."""
-        ...
+        del candidate
+        return {}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from autocompress.search.lagrange import solve_nearly, sweep
 from autocompress.search.problem import LOSS, Candidate, Problem, Tables
-from autocompress.search.sampler import Trial
+from autocompress.search.sampler import Sampler, Trial
 
 
-class SweepSampler:
+class SweepSampler(Sampler):
     """Proposes the additive optimum under budgets spaced evenly in the logarithm, dearest first.
 
     Args:
@@ -42,13 +42,3 @@ class SweepSampler:
     def tell(self, trials: Sequence[Trial]) -> None:
         """Nothing is learnt."""
         del trials
-
-    def rival(self, candidate: Candidate) -> Candidate | None:
-        """None: every candidate is measured in full."""
-        del candidate
-        return None
-
-    def attributes(self, candidate: Candidate) -> Mapping[str, object]:
-        """Nothing needs to be kept."""
-        del candidate
-        return {}

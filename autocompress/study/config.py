@@ -33,7 +33,7 @@ class StudyFile(Schema):
         objective: Preset of `objectives/`, likewise.
         device: Where the model will run.
         storage: What is shipped and whose bytes count: `archive` or `onnx`.
-        sampler: `budget` (ours) or one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
+        sampler: `budget` (ours), `cmaes`, or one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
         metric: Name of what `evaluate` returns.
         metric_direction: `maximize` or `minimize`.
         metric_unit: Unit of the metric, for the tables.

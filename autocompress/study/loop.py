@@ -79,7 +79,6 @@ class History:
         evaluated: How many were measured in this process.
         recalled: How many were known from an earlier one.
         reason: Why it ended.
-        sampling_seconds: Time in the sampler.
         waiting_seconds: Time in which candidates were measured.
         seconds: Time of the whole search.
         moves: What each of the sampler's moves has earned.
@@ -91,7 +90,6 @@ class History:
     evaluated: int = 0
     recalled: int = 0
     reason: str = ""
-    sampling_seconds: float = 0.0
     waiting_seconds: float = 0.0
     seconds: float = 0.0
     moves: list[dict[str, Any]] = field(default_factory=list)
@@ -133,9 +131,7 @@ def search(
     patience = stops.patience or max(LEAST_PATIENCE, PATIENCE * stops.evaluations)
     best, progress = float("inf"), 0.0
     while not history.reason:
-        begun = time.perf_counter()
         asked = sampler.ask(_batch(history, stops.evaluations))
-        history.sampling_seconds += time.perf_counter() - begun
         if not asked:
             history.reason = "nothing is left to ask"
             break
@@ -179,9 +175,7 @@ def search(
                 min(int(passes), int(stops.evaluations)), int(stops.evaluations), _summary(best)
             )
         storage.flush()
-        begun = time.perf_counter()
         sampler.tell(trials)
-        history.sampling_seconds += time.perf_counter() - begun
         history.reason = _ended(history, stops, len(asked), patience, progress)
     history.seconds = time.perf_counter() - started
     return history

@@ -157,7 +157,6 @@ def _summed(prepared: Prepared, parts: Sequence[History], sampler: Sampler) -> H
             total.steps.append(step)
         total.evaluated += part.evaluated
         total.recalled += part.recalled
-        total.sampling_seconds += part.sampling_seconds
         total.waiting_seconds += part.waiting_seconds
         total.seconds += part.seconds
         total.reason = part.reason

@@ -3,8 +3,8 @@
     python studies/resnet20_fashion/train.py
 
 The 5 000 training images on which the study calibrates and selects are left out.  Mixed precision
-(bfloat16) on a CPU that has it; it took 25 minutes on two busy cores.  The last checkpoint is kept,
-whatever its test accuracy: nothing is selected on test images.
+(bfloat16) on a CPU that has it; it took 25 minutes on two busy cores.  The last checkpoint is
+kept, whatever its test accuracy: nothing is selected on test images.
 """
 
 from __future__ import annotations
