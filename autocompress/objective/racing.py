@@ -1,4 +1,4 @@
-"""Racing: a candidate is measured part by part and dropped as soon as it is surely beaten.
+"""Racing: a candidate is measured part by part and dropped as soon as it is probably beaten.
 
 The parts come in an order that is drawn anew for every batch, and the comparison with what the
 candidate must beat is paired, example by example, so that a hundred examples tell apart what
