@@ -91,7 +91,10 @@ class FakeQuantize(nn.Module):
         # The same bits as `torch.fake_quantize_per_tensor_affine`, which also makes a mask for
         # the backward pass and takes over ten times as long.
         low, high = -self.grid.zero_point, 255 - self.grid.zero_point
-        return torch.mul(x, self._steps).round_().clamp_(low, high).mul_(self.grid.scale)
+        with torch.no_grad():
+            rounded = torch.mul(x, self._steps).round_().clamp_(low, high).mul_(self.grid.scale)
+        # Gradients pass straight through the rounding (Bengio et al., 1308.3432).
+        return x + (rounded - x).detach() if x.requires_grad else rounded
 
     def extra_repr(self) -> str:
         return f"scale={self.grid.scale:.4g}, zero_point={self.grid.zero_point}"

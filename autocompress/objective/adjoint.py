@@ -10,7 +10,6 @@ weight-space forms do not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.model.task import Inputs, batches
+from autocompress.objective.caught import Caught
 from autocompress.search_space.option import Option
 
 
@@ -53,7 +53,7 @@ def adjoint_prices(
         parameter.requires_grad_(False)
     try:
         for parts in batches(inputs, batch):
-            caught = _Caught(model, menus)
+            caught = Caught(model, menus)
             logits = caught.run(parts)
             outputs += [logits.detach()] if kind == "mse" else []
             gradients = [
@@ -87,52 +87,3 @@ def _log_likelihood(logits: Tensor, kind: str, generator: torch.Generator) -> Te
     positions = max(1, log_probabilities.shape[0] // len(logits))
     drawn: Tensor = log_probabilities.gather(1, labels).sum() / positions**0.5
     return drawn
-
-
-class _Caught:
-    """Inputs and outputs of the watched layers in one forward pass."""
-
-    def __init__(self, model: nn.Module, names: Mapping[str, Any]) -> None:
-        self.model = model
-        self.names = list(names)
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
-
-    def run(self, parts: tuple[Tensor, ...]) -> Tensor:
-        handles = [
-            self.model.get_submodule(name).register_forward_hook(self._hook(name))
-            for name in self.names
-        ]
-        try:
-            with torch.enable_grad():
-                result = self.model(*parts)
-        finally:
-            for handle in handles:
-                handle.remove()
-        assert isinstance(result, Tensor)
-        return result
-
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            del module
-            self.inputs[name] = inputs[0].detach().clone()  # the model may go on in place
-            # Weights need no gradient; the graph starts at the first watched output.
-            output = output if output.requires_grad else output.detach().requires_grad_()
-            self.outputs[name] = output
-            # An in-place ReLU downstream must not overwrite what the gradient is taken at.
-            return output.clone()
-
-        return hook
-
-    def gradients(self, scalar: Tensor) -> dict[str, Tensor]:
-        outputs = [self.outputs[name] for name in self.names]
-        found = torch.autograd.grad(scalar, outputs, retain_graph=True, allow_unused=True)
-        return {
-            name: torch.zeros_like(output) if gradient is None else gradient
-            for name, output, gradient in zip(self.names, outputs, found, strict=True)
-        }
-
-    def change(self, name: str, module: nn.Module) -> Tensor:
-        with torch.no_grad():
-            change: Tensor = module(self.inputs[name]) - self.outputs[name].detach()
-        return change

@@ -49,15 +49,12 @@ class Sketch:
 def products(
     pushes: Sequence[NDArray[np.float32]], losses: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float32]:
-    """Inner products `(all options, all options)` of the pushes of different units.
+    """Inner products `(all options, all options)` of the pushes of any two options.
 
     Args:
         pushes: For each unit `(options, width)`.
         losses: For each unit the measured loss `(options,)` of each option alone; the pushes are
             scaled to it, so that what the second order misses in one option is not lost.
-
-    Returns:
-        Zero between options of one unit.
     """
     scaled = []
     for rows, values in zip(pushes, losses, strict=True):
@@ -65,10 +62,4 @@ def products(
         factors = np.sqrt(np.maximum(values, 0.0) / np.maximum(lengths, 1e-300))
         scaled.append(rows * np.where(lengths > 0, factors, 0.0)[:, None].astype(np.float32))
     every = np.concatenate(scaled)
-    result = np.asarray(every @ every.T, dtype=np.float32)
-    start = 0
-    for rows in pushes:
-        stop = start + len(rows)
-        result[start:stop, start:stop] = 0
-        start = stop
-    return result
+    return np.asarray(every @ every.T, dtype=np.float32)

@@ -126,6 +126,12 @@ class Proxy:
 
     def score(self, outputs: Tensor, rows: slice = slice(None)) -> NDArray[np.float64]:
         """The loss `(n,)` of each example, from a model's outputs `(n, ...)` for `rows`."""
+        means = self.losses(outputs, rows)
+        worst = torch.nan_to_num(means, nan=WORST, posinf=WORST).clamp(0, WORST)
+        return np.asarray(worst.numpy(), dtype=np.float64)
+
+    def losses(self, outputs: Tensor, rows: slice = slice(None)) -> Tensor:
+        """The same as a tensor that gradients flow through, not bounded."""
         reference = self._reference[rows]
         if self._task is not None:
             values = self._task(outputs, rows)
@@ -134,9 +140,8 @@ class Proxy:
             values = (reference.exp() * difference).sum(-1)
         else:
             values = (outputs.double() - reference).square() / self._variance
-        means = values.reshape(len(values), -1).mean(1)
-        worst = torch.nan_to_num(means, nan=WORST, posinf=WORST).clamp(0, WORST)
-        return np.asarray(worst.numpy(), dtype=np.float64)
+        means: Tensor = values.reshape(len(values), -1).mean(1)
+        return means
 
     def pushes(self, outputs: Tensor, rows: slice = slice(None)) -> Tensor:
         """How outputs `(n, ...)` differ from the original's, `(n, k)` float32, as a vector whose

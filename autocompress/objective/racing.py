@@ -19,7 +19,7 @@ from autocompress.objective.quality import Measurement, Proxy
 STOPS = (1, 2, 4, 8)  # parts after which a candidate may be dropped
 # By how many standard errors of the paired difference it must then be worse.  Little is lost with
 # a good candidate that is dropped: most of those that a search proposes are about as good.
-SURE = 0.5
+SURE = 0.25
 LEAST_EXAMPLES = 16  # fewer say nothing of their own spread
 LEAST_DOUBT = 1e-3
 

@@ -71,6 +71,26 @@ class Attainment:
         order = np.argsort(self._losses[within], kind="stable")[:count]
         return [self.trials[place] for place in places[order]]
 
+    def steps(self, count: int) -> list[tuple[Trial, Trial, float]]:
+        """The `count` largest steps of a front of one cost, in the plane of logarithms.
+
+        Returns:
+            For each the trials at its cheaper and its dearer end, and the cost halfway.
+        """
+        order = np.argsort(self._costs[:, 0], kind="stable")
+        costs, losses = self._costs[order, 0], self._losses[order]
+        wide = np.diff(np.log(costs))
+        high = -np.diff(np.log(np.maximum(losses, 1e-300)))
+        largest = np.argsort(-wide * high, kind="stable")[:count]
+        return [
+            (
+                self.trials[order[place]],
+                self.trials[order[place + 1]],
+                float(np.sqrt(costs[place] * costs[place + 1])),
+            )
+            for place in largest
+        ]
+
     def nearest(self, limits: Mapping[str, float]) -> Trial | None:
         """The trial that exceeds the limits least, None when there is no trial."""
         if not self.trials:

@@ -8,8 +8,9 @@ products this is the additive model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,21 @@ class Landscape:
 
     Args:
         table: `(options,)` per unit: loss of an option by itself.
-        products: `(all options, all options)` what two options of different units add together,
-            counted once for each order; None for an additive model.
+        products: `(all options, all options)` inner products of the pushes of any two options:
+            what two of different units add together, counted once for each order.  None for an
+            additive model.
         factors: `(all options,)` logarithm of a factor on the loss for each option chosen.
+        scale: Of the quadratic form.
+        shift: `(all options,)` what each option chosen adds to the scaled form.
+        offset: What every candidate adds to it.
     """
 
     table: Tables
     products: Floats | None = None
     factors: Floats | None = field(default=None)
+    scale: float = 1.0
+    shift: Floats | None = field(default=None)
+    offset: float = 0.0
 
     @cached_property
     def starts(self) -> Integers:
@@ -43,20 +51,37 @@ class Landscape:
         """The table in the flat order."""
         return np.concatenate(list(self.table))
 
+    @cached_property
+    def between(self) -> Floats | None:
+        """The products with zeros between options of one unit."""
+        if self.products is None:
+            return None
+        unit = np.repeat(np.arange(len(self.table)), [len(values) for values in self.table])
+        return np.where(unit[:, None] == unit[None, :], 0.0, self.products)
+
     def with_factors(self, factors: Floats) -> Landscape:
         """The same quadratic form with other factors."""
-        other = Landscape(self.table, self.products, factors)
-        other.__dict__.update(starts=self.starts, flat=self.flat)
+        return self._but(factors=factors)
+
+    def shifted(self, scale: float, shift: Floats, offset: float) -> Landscape:
+        """The quadratic form scaled, with a shift for each option chosen, and one for all."""
+        return self._but(scale=scale, shift=shift, offset=offset)
+
+    def _but(self, **changes: Any) -> Landscape:
+        other = replace(self, **changes)
+        other.__dict__.update(starts=self.starts, flat=self.flat, between=self.between)
         return other
 
     def quadratic(self, candidates: Integers) -> Floats:
         """Losses `(n,)` of candidates `(n, units)` without the factors."""
         chosen = self.starts + candidates
         total = self.flat[chosen].sum(axis=1)
-        if self.products is None:
+        if self.between is None:
             return np.asarray(total)
-        crossed = self.products[chosen[:, :, None], chosen[:, None, :]].sum(axis=(1, 2))
-        return np.asarray(np.maximum(total + crossed, LEAST * total))
+        value = total + self.between[chosen[:, :, None], chosen[:, None, :]].sum(axis=(1, 2))
+        if self.shift is not None:
+            value = self.scale * value + self.shift[chosen].sum(axis=1) + self.offset
+        return np.asarray(np.maximum(value, LEAST * total))
 
     def values(self, candidates: Integers) -> Floats:
         """Losses `(n,)` of candidates `(n, units)`."""
@@ -78,17 +103,21 @@ class Landscape:
         gain = self.flat[options] - self.flat[old]
         crossed = None
         total = float(self.flat[here].sum())
-        if self.products is not None:
-            pull = 2 * self.products[:, here].sum(axis=1)
+        if self.between is not None:
+            pull = 2 * self.between[:, here].sum(axis=1)
             total += float(pull[here].sum()) / 2
             gain = gain + pull[options] - pull[old]
-            block = self.products[options]
+            block = self.between[options]
             crossed = 2 * (
                 block[:, options]
                 - block[:, old]
-                - self.products[old][:, options]
-                + self.products[old][:, old]
+                - self.between[old][:, options]
+                + self.between[old][:, old]
             )
+        if self.shift is not None:
+            total = self.scale * total + float(self.shift[here].sum()) + self.offset
+            gain = self.scale * gain + self.shift[options] - self.shift[old]
+            crossed = None if crossed is None else self.scale * crossed
         factors = np.zeros(len(options))
         start = 0.0
         if self.factors is not None:

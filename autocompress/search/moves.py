@@ -18,7 +18,10 @@ from autocompress.search.problem import (
     slack,
 )
 
-REACH = 3  # of the descent: wide enough to trade one unit against another, cheap enough to repeat
+# Single switches that a descent looks at: wide enough to trade one unit against another, cheap
+# enough to repeat.
+SINGLES = 132
+LEAST_REACH = 2
 
 
 def additive(loss: Tables, candidates: Integers) -> NDArray[np.float64]:
@@ -61,6 +64,10 @@ class Neighbourhood:
             places[order] = np.arange(len(order))
             self._orders.append(order[: int(allowed.sum())])
             self._places.append(places)
+
+    def reach(self, singles: int) -> int:
+        """Places in a menu that a switch may span for about so many switches in all."""
+        return max(LEAST_REACH, singles // (2 * len(self._orders)))
 
     def menus(self, candidate: Candidate, reach: int) -> list[Integers]:
         """For each unit the options up to `reach` places above and below its present one."""
@@ -143,19 +150,34 @@ def descend(
     candidate: Candidate,
     limits: Mapping[str, float],
     steps: int = 20,
-    reach: int = REACH,
+    reach: int | None = None,
 ) -> Candidate:
-    """Follows the best switch of one or two units until the loss stops falling.
+    """Where following the best switch of one or two units ends, when the loss stops falling.
 
     A start that breaks the limits is left for the best neighbour that keeps them, if there is one.
     """
+    return descent(neighbourhood, landscape, candidate, limits, steps, reach)[-1]
+
+
+def descent(
+    neighbourhood: Neighbourhood,
+    landscape: Landscape,
+    candidate: Candidate,
+    limits: Mapping[str, float],
+    steps: int = 20,
+    reach: int | None = None,
+) -> list[Candidate]:
+    """The way that `descend` goes, its start first."""
+    reach = neighbourhood.reach(SINGLES) if reach is None else reach
     rows = np.array([candidate], dtype=np.int64)
     fits = bool(neighbourhood.problem.feasible(rows, limits)[0])
     here = float(landscape.values(rows)[0]) if fits else np.inf
+    way = [candidate]
     for _ in range(steps):
-        best = switches(neighbourhood, landscape, candidate, limits, 1, reach)
+        best = switches(neighbourhood, landscape, way[-1], limits, 1, reach)
         value = float(landscape.values(best)[0]) if len(best) else np.inf
         if not value < here - 1e-12 * abs(here):
             break
-        candidate, here = tuple(int(k) for k in best[0]), value
-    return candidate
+        way.append(tuple(int(k) for k in best[0]))
+        here = value
+    return way

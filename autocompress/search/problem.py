@@ -73,8 +73,8 @@ class Problem:
         front: Resources that are traded against the loss: all candidates are wanted that no other
             one beats in these and the loss.  Empty when only the best one within the limits is.
         products: For a loss table `(all options, all options)`, in the order of units and options,
-            what two options of different units add to the loss beyond their own entries, once for
-            each order.
+            inner products of their pushes on the outputs: what two options of different units add
+            to the loss beyond their own entries, once for each order.
         budgets: Points of the front that matter most: limits by resource, each at most `limits`.
 
     Raises:

@@ -8,20 +8,19 @@ import numpy as np
 
 from autocompress.search.acquisition import pick
 from autocompress.search.attainment import Attainment
-from autocompress.search.lagrange import solve_nearly
 from autocompress.search.landscape import Landscape
-from autocompress.search.moves import Neighbourhood, crossed, descend, single_switches, switches
+from autocompress.search.moves import Neighbourhood, crossed, descent, single_switches, switches
 from autocompress.search.problem import Candidate, Integers, Problem
 from autocompress.search.sampler import Trial
-from autocompress.search.seeds import perturbed
 from autocompress.search.space import as_tuples
 from autocompress.search.surrogate import Surrogate
 
 MOVES = ("relinearise", "switch", "perturb", "crossover")
 POOL = 64  # candidates that a move puts before the surrogate
-REACH = 4  # places in a menu, ordered by loss, that a switch spans
-SIGMA = 0.3  # of the log-normal factors of units
-DRAWS = 12  # perturbed tables at a time
+SINGLES = 176  # switches of one unit that are looked at
+DRAWS = 6  # perturbed landscapes at a time
+SHAKE = 0.03  # of their log factors
+STEPS = 4  # most that is gone downhill on one
 
 
 class Proposer:
@@ -29,22 +28,19 @@ class Proposer:
 
     * `relinearise`: downhill from the incumbent, on the landscape as corrected around it.
     * `switch`: the incumbent with one or two units changed.
-    * `perturb`: solves one of the tables under random factors (SPDY, 2201.13096).
+    * `perturb`: downhill under random factors of options (as SPDY does on a table, 2201.13096).
     * `crossover`: units of two archive members.
 
     Args:
         problem: Menus and costs.
-        landscapes: Of all tables; the last one orders the menus.
+        around: Its menus in order.
         attained: What is known so far.
     """
 
-    def __init__(
-        self, problem: Problem, landscapes: Sequence[Landscape], attained: Attainment
-    ) -> None:
+    def __init__(self, problem: Problem, around: Neighbourhood, attained: Attainment) -> None:
         self._problem = problem
         self._attained = attained
-        self._landscapes = landscapes
-        self._around = Neighbourhood(problem, landscapes[-1].table)
+        self._around = around
 
     def propose(
         self,
@@ -97,17 +93,18 @@ class Proposer:
         parent = parents[0].candidate
         if move == "switch":
             of = parents[int(rng.integers(len(parents)))].candidate
-            return switches(self._around, local, of, limits, POOL, REACH)
+            return switches(self._around, local, of, limits, POOL, self._around.reach(SINGLES))
         if move == "relinearise":
             return self._downhill(local, parent, limits)
         if move == "perturb":
-            # Any table: to look only where the best landscape leads teaches little of its errors.
-            landscape = self._landscapes[int(rng.integers(len(self._landscapes)))]
-            found = [
-                solve_nearly(self._problem, shaken, limits, polish=False)
-                for shaken in (perturbed(landscape.table, rng, SIGMA) for _ in range(DRAWS))
-            ]
-            return np.array([row for row in found if row is not None]).reshape(-1, len(parent))
+            found = [parent]
+            for _ in range(DRAWS):
+                factors = rng.normal(0, SHAKE, len(local.flat))
+                shaken = local.with_factors(
+                    factors + (0 if local.factors is None else local.factors)
+                )
+                found += descent(self._around, shaken, parent, limits, STEPS)[1:]
+            return np.array(found)
         others = self._attained.trials
         mates = [others[i] for i in rng.choice(len(others), size=min(6, len(others)))]
         rows = crossed(parent, [trial.candidate for trial in mates], 2 * POOL, rng)
@@ -117,15 +114,17 @@ class Proposer:
     def _downhill(
         self, landscape: Landscape, start: Candidate, limits: Mapping[str, float]
     ) -> Integers:
-        """Where a landscape leads from a candidate, and the best around it."""
-        found = descend(self._around, landscape, start, limits)
-        near = switches(self._around, landscape, found, limits, POOL // 2, 2)
-        return np.concatenate([np.array([found]), near])
+        """The way that a landscape leads from a candidate, and the best around its end."""
+        way = descent(self._around, landscape, start, limits)
+        near = switches(self._around, landscape, way[-1], limits, POOL // 2, 2)
+        return np.concatenate([np.array(way), near])
 
     def _local(self, model: Surrogate, centre: Candidate) -> Landscape:
         """The landscape corrected, option by option, by the surrogate at single switches."""
-        problem, landscape = self._problem, model.basis.landscape
-        rows, units = single_switches(problem, centre, self._around.menus(centre, REACH))
+        problem, landscape = self._problem, model.basis.around(centre)
+        rows, units = single_switches(
+            problem, centre, self._around.menus(centre, self._around.reach(SINGLES))
+        )
         factors = np.zeros(sum(problem.sizes))
         if len(rows):
             here = np.array([centre], dtype=np.int64)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from autocompress.search.problem import Candidate
+from autocompress.search.problem import Candidate, Floats
+
+SLOPE_PASSES = 3.0  # that slopes cost: a forward pass, and a backward pass at twice its work
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Trial:
 class Sampler(Protocol):
     """Proposes candidates and learns from trials.
 
-    `origin` says for each proposed candidate what earned it, such as `seed` or `switch`.  One that
-    does not race, or keeps nothing in its trials, inherits the last two methods.
+    `origin` says for each proposed candidate what earned it, such as `seed` or `switch`.  What one
+    does not need of the last methods (racing, slopes, a state kept in its trials), it inherits.
     """
 
     origin: dict[Candidate, str]
@@ -49,6 +51,20 @@ class Sampler(Protocol):
     def tell(self, trials: Sequence[Trial]) -> None:
         """Takes finished trials, whoever proposed them (also those of an earlier process)."""
         ...
+
+    def place(self) -> Candidate | None:
+        """A complete trial at which the slopes of the loss would help; None for none."""
+        return None
+
+    def learn(self, candidate: Candidate, slopes: Floats) -> None:
+        """Takes the slopes at a `place`.
+
+        Args:
+            candidate: The place.
+            slopes: `(all options,)` in the order of units and options: what switching one unit to
+                an option adds to the loss, to first order.
+        """
+        del candidate, slopes
 
     def rival(self, candidate: Candidate) -> Candidate | None:
         """The complete trial that a candidate must beat to be of use; None measures it fully."""

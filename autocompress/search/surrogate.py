@@ -22,7 +22,8 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.sparse import csr_array
 
 from autocompress.search.landscape import Landscape
-from autocompress.search.problem import Floats, Integers, Tables
+from autocompress.search.problem import Candidate, Floats, Integers, Tables
+from autocompress.search.tangents import Tangents
 
 Sums: TypeAlias = tuple[Floats, Floats]
 
@@ -38,13 +39,18 @@ class Basis:
 
     Args:
         table: `(options,)` per unit, positive; infinite entries are never looked up.
-        products: Of options of different units; see `Landscape`.
+        products: Of the pushes of options; see `Landscape`.
+
+    Attributes:
+        landscape: What is corrected.
+        tangents: It, made right at the places that were added; None without products.
     """
 
     def __init__(self, table: Tables, products: Floats | None = None) -> None:
         # Infinite entries are never chosen; as zeros they cannot spoil what is summed beside them.
         self.table = tuple(np.where(np.isfinite(v), v, 0.0) for v in floored(table))
         self.landscape = Landscape(self.table, products)
+        self.tangents = Tangents(self.landscape) if products is not None else None
         sizes = [len(values) for values in self.table]
         self.starts = np.cumsum([0, *sizes[:-1]])
         self.flat = np.concatenate(self.table)
@@ -70,9 +76,13 @@ class Basis:
     def log_sums(self, candidates: Integers) -> tuple[Floats, Floats]:
         """`(n,)` log of the additive loss and of the landscape's."""
         total = np.log(self.flat[self.starts + candidates].sum(axis=1))
-        if self.landscape.products is None:
+        if self.tangents is None:
             return total, total
-        return total, np.log(self.landscape.quadratic(candidates))
+        return total, self.tangents.log_losses(candidates)
+
+    def around(self, candidate: Candidate) -> Landscape:
+        """The landscape that holds near a candidate."""
+        return self.landscape if self.tangents is None else self.tangents.around(candidate)
 
     def overlaps(self, candidates: Integers) -> Floats:
         """For candidates `(n, units)` what each option adds to an overlap `(all options, 3 n)`.

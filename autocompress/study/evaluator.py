@@ -19,7 +19,9 @@ from autocompress.compression.stitch import Stitcher
 from autocompress.model.replay import MEMORY, Replay
 from autocompress.objective.quality import Measurement, Proxy
 from autocompress.objective.racing import race
+from autocompress.objective.slopes import slopes
 from autocompress.search.problem import Candidate
+from autocompress.search.sampler import SLOPE_PASSES
 from autocompress.search_space.space import Space
 from autocompress.study.subject import Model
 
@@ -125,6 +127,20 @@ class Evaluator:
                 return [self._run(replay, candidate, part)[0] for part in parts]
 
         yield from self._map(run, candidates, [None] * len(candidates))
+
+    def slopes(self, candidate: Candidate) -> NDArray[np.float64]:
+        """What every switch does to the loss of a candidate, to first order: `(all options,)`."""
+        begun = time.perf_counter()
+        menus = dict(self._menus)
+        chosen = {name: menu[k] for (name, menu), k in zip(self._menus, candidate, strict=True)}
+        with one_thread():
+            model = self._stitcher.stitch(chosen)
+            found = slopes(model, menus, self._stitcher.module, chosen, self.proxy)
+        spent = time.perf_counter() - begun
+        self.spent.forward += spent
+        self.spent.busy += spent
+        self.spent.passes += SLOPE_PASSES
+        return found
 
     def left(self, unit: int) -> float:
         """Share of a pass that a change of this unit alone costs."""

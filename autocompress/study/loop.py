@@ -18,7 +18,7 @@ from autocompress.objective.quality import Measurement
 from autocompress.search.attainment import Attainment
 from autocompress.search.problem import LOSS, Problem, excess
 from autocompress.search.problem import Candidate as Indices
-from autocompress.search.sampler import Sampler, Trial
+from autocompress.search.sampler import SLOPE_PASSES, Sampler, Trial
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space
 from autocompress.study.evaluator import Evaluator
@@ -81,6 +81,7 @@ class History:
         reason: Why it ended.
         waiting_seconds: Time in which candidates were measured.
         seconds: Time of the whole search.
+        passes: Evaluations spent, in measurements on all search inputs.
         moves: What each of the sampler's moves has earned.
         price: What a candidate cost; keys as in `details.json`.
         knee: Id of the front's knee.
@@ -92,14 +93,10 @@ class History:
     reason: str = ""
     waiting_seconds: float = 0.0
     seconds: float = 0.0
+    passes: float = 0.0
     moves: list[dict[str, Any]] = field(default_factory=list)
     price: dict[str, float] = field(default_factory=dict)
     knee: str = ""
-
-    @property
-    def passes(self) -> float:
-        """Evaluations spent, in measurements on all search inputs."""
-        return self.steps[-1].passes if self.steps else 0.0
 
 
 def search(
@@ -131,6 +128,7 @@ def search(
     patience = stops.patience or max(LEAST_PATIENCE, PATIENCE * stops.evaluations)
     best, progress = float("inf"), 0.0
     while not history.reason:
+        _look_around(history, space, sampler, evaluator, storage)
         asked = sampler.ask(_batch(history, stops.evaluations))
         if not asked:
             history.reason = "nothing is left to ask"
@@ -158,27 +156,55 @@ def search(
                 storage.add(record, constraints(problem, indices, record.loss))
             trial = trial_of(problem, indices, record)
             trials.append(trial)
-            passes = history.passes + record.passes
+            history.passes += record.passes
             improved = False
             if record.complete:
                 samples[indices] = record.samples
                 gain = front.add(trial)
                 improved = gain > 0 and _is_sure(record.samples, rival)
-                progress = passes if improved else progress
+                progress = history.passes if improved else progress
             feasible = record.complete and problem.satisfies(indices, record.loss)
             best = min(best, record.loss) if feasible else best
             spent = time.perf_counter() - started
             history.steps.append(
-                Step(len(history.steps) + 1, record, feasible, best, spent, passes, improved)
+                Step(
+                    len(history.steps) + 1,
+                    record,
+                    feasible,
+                    best,
+                    spent,
+                    history.passes,
+                    improved,
+                )
             )
-            listener.progress(
-                min(int(passes), int(stops.evaluations)), int(stops.evaluations), _summary(best)
-            )
+            whole = int(stops.evaluations)
+            listener.progress(min(int(history.passes), whole), whole, _summary(best))
         storage.flush()
         sampler.tell(trials)
         history.reason = _ended(history, stops, len(asked), patience, progress)
     history.seconds = time.perf_counter() - started
     return history
+
+
+def _look_around(
+    history: History,
+    space: Space,
+    sampler: Sampler,
+    evaluator: Evaluator,
+    storage: StudyStorage,
+) -> None:
+    """Measures the slopes of the loss where the sampler wants to know them."""
+    place = sampler.place()
+    if place is None:
+        return
+    id = space.candidate(place).id
+    found = storage.slopes(id)
+    if found is None:
+        begun = time.perf_counter()
+        found = storage.keep_slopes(id, evaluator.slopes(place))
+        history.waiting_seconds += time.perf_counter() - begun
+    sampler.learn(place, found)
+    history.passes += SLOPE_PASSES
 
 
 def constraints(problem: Problem, indices: Indices, loss: float) -> dict[str, float]:

@@ -35,7 +35,7 @@ from autocompress.study.events import Listener
 from autocompress.study.subject import Model, space_key
 from autocompress.study.swap import Swapped, swap_prices
 
-SCHEMA = 2
+SCHEMA = 3
 PRODUCTS = "products.safetensors"  # beside the prices
 ADJOINT_EXAMPLES = 128  # enough to thin menus; the swap table prices what is left
 FIRST_CUT = 2  # times the menu survive the cut by local error, before the adjoint is asked
@@ -53,8 +53,8 @@ class Prices:
         latency: Milliseconds on the device.
         labels: 1 where an option runs on int8 kernels.
         swap_passes: What the swap table took, in full proxy passes.
-        products: For the `swap` table `(all options, all options)` what two options of different
-            units add together.
+        products: For the `swap` table `(all options, all options)` inner products of the pushes of
+            any two options.
     """
 
     losses: Mapping[str, Table]

@@ -155,6 +155,7 @@ def _summed(prepared: Prepared, parts: Sequence[History], sampler: Sampler) -> H
             step.passes += done
             step.seconds += spent
             total.steps.append(step)
+        total.passes = done + part.passes
         total.evaluated += part.evaluated
         total.recalled += part.recalled
         total.waiting_seconds += part.waiting_seconds
@@ -177,12 +178,14 @@ def _price(prepared: Prepared, history: History) -> dict[str, float]:
     """What a candidate cost: measured in passes of the model, and beside them."""
     records = [step.record for step in history.steps]
     spent, count = prepared.evaluator.spent, max(history.evaluated, 1)
+    probed = history.passes - sum(record.passes for record in records)
+    work = probed + sum(record.work for record in records)
     # All that the process does but run the model; part of it while another thread does.
     beside = history.seconds - history.waiting_seconds + spent.busy - spent.forward
     return {
         "candidates": len(records),
-        "passes": sum(record.work for record in records),
-        "mean": sum(record.work for record in records) / max(len(records), 1),
+        "passes": work,
+        "mean": work / max(len(records), 1),
         "full_pass_ms": 1000 * spent.forward / max(spent.passes, 1e-9),
         "engine_ms": 1000 * beside / count,
         "pricing_passes": prepared.prices.swap_passes,

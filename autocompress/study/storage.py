@@ -34,6 +34,7 @@ from autocompress.errors import StorageError, StudyMismatchError
 NAMES = ("loss", "size_bytes", "latency_ms")
 FINGERPRINT = "fingerprint"
 STUDY = "autocompress"
+SLOPES = "slopes:"  # user attributes of the study, by candidate
 PATIENCE = 6  # attempts to lock, 50 ms apart
 
 
@@ -122,6 +123,11 @@ class StudyStorage:
         self._writer = ThreadPoolExecutor(1)
         self._writes: list[Future[None]] = []
         self._records = {record.id: record for record in self.records()}
+        self._slopes = {
+            key.removeprefix(SLOPES): str(text)
+            for key, text in self._study.user_attrs.items()
+            if key.startswith(SLOPES)
+        }
 
     def records(self) -> list[Record]:
         """Every trial in the order in which it finished."""
@@ -132,6 +138,22 @@ class StudyStorage:
     def find(self, id: str) -> Record | None:
         """The record of a candidate that has been evaluated, or None."""
         return self._records.get(id)
+
+    def slopes(self, id: str) -> NDArray[np.float64] | None:
+        """Slopes of the loss at a candidate, as `keep_slopes` took them, or None."""
+        text = self._slopes.get(id)
+        return None if text is None else _unpacked(text)
+
+    def keep_slopes(self, id: str, slopes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Writes the slopes `(all options,)` at a candidate; returns them as they are stored.
+
+        Raises:
+            StorageError: If the journal cannot be written.
+        """
+        text = self._slopes[id] = _packed(slopes)
+        with translated(self.path):
+            self._study.set_user_attr(SLOPES + id, text)
+        return _unpacked(text)
 
     def add(self, record: Record, constraints: Mapping[str, float]) -> None:
         """Writes one finished trial, in a thread of its own; it is on disk when `flush` returns.

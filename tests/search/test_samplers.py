@@ -193,13 +193,17 @@ def test_a_restart_goes_on_in_the_same_way() -> None:
 
 def test_part_of_the_effort_serves_other_budgets() -> None:
     model = Logits(6, 7, 7)
-    sampler = BudgetSampler(model.problem, np.random.default_rng(0))
-    trials = model.run(sampler, 80)
-    origins = [sampler.origin[t.candidate] for t in trials]
-    assert origins[0] == "seed"
-    assert set(origins) <= {"seed", *MOVES, "fill"}
-    sizes = [t.resources["size_bytes"] for t in trials if sampler.origin[t.candidate] in MOVES]
     limit = model.problem.limits["size_bytes"]
+    sizes: list[float] = []
+    for seed in range(3):
+        sampler = BudgetSampler(model.problem, np.random.default_rng(seed))
+        trials = model.run(sampler, 80)
+        origins = [sampler.origin[t.candidate] for t in trials]
+        assert origins[0] == "seed"
+        assert set(origins) <= {"seed", *MOVES, "fill"}
+        sizes += [
+            t.resources["size_bytes"] for t in trials if sampler.origin[t.candidate] in MOVES
+        ]
     assert min(sizes) < 0.8 * limit
     assert max(sizes) > 1.3 * limit
     assert sum(size > limit for size in sizes) < 0.3 * len(sizes)

@@ -1,0 +1,105 @@
+"""What every switch of one layer does to the loss of a compressed model, to first order.
+
+One backward pass gives the gradient at the weights of every layer; an option's slope is its inner
+product with the difference of the weights.  Rounded activations are passed straight through
+(Bengio et al., 1308.3432): what another rounding changes is not in the slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from autocompress.compression.treated import FakeQuantize
+from autocompress.objective.caught import Caught
+from autocompress.objective.quality import Proxy
+from autocompress.search_space.option import Option
+
+BATCH = 64  # examples in one pass, whose activations are kept for the way back
+
+
+def slopes(
+    model: nn.Module,
+    menus: Mapping[str, Sequence[Option]],
+    build: Callable[[str, Option], nn.Module],
+    chosen: Mapping[str, Option],
+    proxy: Proxy,
+) -> NDArray[np.float64]:
+    """Slopes `(all options,)` in the order of units and options; 0 for those that are chosen.
+
+    Args:
+        model: The stitched candidate, in evaluation mode.
+        menus: Unit to options.
+        build: The module of a unit under an option.
+        chosen: The candidate.
+        proxy: Its loss, over all of its inputs.
+    """
+    gradients = _weight_gradients(model, menus, proxy)
+    result = []
+    for name, menu in menus.items():
+        along = [_along(gradients[name], build(name, option)) for option in menu]
+        result += [value - along[menu.index(chosen[name])] for value in along]
+    return np.array(result)
+
+
+def _weight_gradients(
+    model: nn.Module, names: Mapping[str, Sequence[Option]], proxy: Proxy
+) -> dict[str, Tensor]:
+    """Gradient of the mean loss at the matrix `(out, in * kh * kw)` of each layer as a whole."""
+    total: dict[str, Tensor] = {}
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        count = len(proxy.inputs[0])
+        for start in range(0, count, BATCH):
+            rows = slice(start, min(start + BATCH, count))
+            caught = Caught(model, names)
+            outputs = caught.run(tuple(tensor[rows] for tensor in proxy.inputs))
+            found = caught.gradients(proxy.losses(outputs, rows).sum() / count)
+            for name in names:
+                layer = model.get_submodule(name)
+                gradient = _weight_gradient(layer, caught.inputs[name], found[name])
+                total[name] = total[name] + gradient if name in total else gradient
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return total
+
+
+def _weight_gradient(module: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:
+    steps = list(module) if isinstance(module, nn.Sequential) else [module]
+    if isinstance(steps[0], FakeQuantize):
+        x = steps.pop(0)(x)
+    layers = [step for step in steps if isinstance(step, nn.Linear | nn.Conv2d)]
+    first = layers[0]
+    if isinstance(first, nn.Linear):
+        return gradient.flatten(0, -2).T @ x.flatten(0, -2)
+    weight = first.weight
+    size = (gradient.shape[1], *weight.shape[1:])
+    # The later step of a factored convolution is pointwise: strides are those of the first.
+    found: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
+        x,
+        size,
+        gradient,
+        stride=first.stride,
+        padding=first.padding,
+        dilation=first.dilation,
+    )
+    return found.flatten(1)
+
+
+def _along(gradient: Tensor, module: nn.Module) -> float:
+    """Inner product of a gradient `(out, columns)` with a module's matrix, which is not formed."""
+    weights = [
+        step.weight.detach().flatten(1)
+        for step in module.modules()
+        if isinstance(step, nn.Linear | nn.Conv2d)
+    ]
+    for later in weights[:0:-1]:
+        gradient = later.T @ gradient
+    return float((gradient * weights[0]).sum())
