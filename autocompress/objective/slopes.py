@@ -42,7 +42,8 @@ def slopes(
     result = []
     for name, menu in menus.items():
         along = [_along(gradients[name], build(name, option)) for option in menu]
-        result += [value - along[menu.index(chosen[name])] for value in along]
+        here = along[menu.index(chosen[name])]
+        result += [value - here for value in along]
     return np.array(result)
 
 

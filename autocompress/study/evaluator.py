@@ -123,8 +123,9 @@ class Evaluator:
         """The outputs of candidates on some parts of the inputs."""
 
         def run(candidate: Candidate, _: None) -> list[Tensor]:
+            modules = self._modules(candidate)
             with self._replay() as replay:
-                return [self._run(replay, candidate, part)[0] for part in parts]
+                return [self._run(replay, modules, candidate, part)[0] for part in parts]
 
         yield from self._map(run, candidates, [None] * len(candidates))
 
@@ -163,19 +164,23 @@ class Evaluator:
         self, candidate: Candidate, rival: NDArray[np.float64] | None, order: Sequence[int]
     ) -> Measurement:
         begun = time.perf_counter()
+        modules = self._modules(candidate)
         with self._replay() as replay:
             measured = race(
-                self.proxy, lambda part: self._run(replay, candidate, part), order, rival
+                self.proxy, lambda part: self._run(replay, modules, candidate, part), order, rival
             )
         return replace(measured, seconds=time.perf_counter() - begun)
 
-    def _run(self, replay: Replay, candidate: Candidate, part: int) -> tuple[Tensor, float]:
-        def module(unit: int) -> torch.nn.Module:
-            name, menu = self._menus[unit]
-            with self._lock:
-                return self._stitcher.module(name, menu[candidate[unit]])
+    def _modules(self, candidate: Candidate) -> list[torch.nn.Module]:
+        with self._lock:
+            return [
+                self._stitcher.module(name, menu[option])
+                for (name, menu), option in zip(self._menus, candidate, strict=True)
+            ]
 
-        modules = [module(unit) for unit in range(len(candidate))]
+    def _run(
+        self, replay: Replay, modules: list[torch.nn.Module], candidate: Candidate, part: int
+    ) -> tuple[Tensor, float]:
         begun = time.perf_counter()
         output, share = replay(modules.__getitem__, candidate, part)
         spent = time.perf_counter() - begun
