@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from autocompress.search.budget_sampler import BudgetSampler
+from autocompress.search.sampler import SLOPE_PASSES
 from autocompress.study.config import load_study
 from autocompress.study.events import Silent
 from autocompress.study.loop import History, Stops, search
