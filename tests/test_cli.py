@@ -92,7 +92,8 @@ def test_result_keeps_the_contract(finished: Finished, trained: Path) -> None:
     assert result["binding"] in ("size", None)
     assert set(result["audit"]) >= {"proxy_spearman", "proxy_regret", "latency_mape"}
     assert set(result["seconds"]) >= {"trace", "bank", "price", "search", "confirm"}
-    assert result["evaluations"] == len(pd.read_parquet(folder / "trials.parquet")) >= 12
+    # Twelve evaluations, in which slopes of the loss may take the place of three.
+    assert result["evaluations"] == len(pd.read_parquet(folder / "trials.parquet")) >= 9
     assert result["versions"]["torch"] == torch.__version__
     for path in result["files"].values():
         assert Path(path).is_file()

@@ -13,6 +13,7 @@ import onnxruntime
 from autocompress.errors import StorageError
 
 LOADER_KEY = "autocompress.loader"
+EXACT_KEY = "session.x64quantprecision"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ def open_session(
     options.intra_op_num_threads = loader.threads if threads is None else threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # x86 processors without VNNI add two products of u8 and s8 in 16 bits, which overflow: sums
+    # are silently wrong.  This makes the runtime take its slower, exact kernels there, and nothing
+    # elsewhere.
+    options.add_session_config_entry(EXACT_KEY, "1")
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     return onnxruntime.InferenceSession(
