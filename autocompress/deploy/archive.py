@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from autocompress.compression.bits import Reader
@@ -22,6 +23,7 @@ from autocompress.deploy.records import pack_base, pack_layer, read_base, read_l
 from autocompress.errors import ArchiveError, StorageError
 from autocompress.files import write_bytes
 from autocompress.model.layer import matrix_shape
+from autocompress.model.swap import swap
 
 _MAGIC, _VERSION = b"ACZ", 1
 
@@ -170,6 +172,7 @@ def _parse(data: bytes) -> Archive:
 
 
 def _restore(archive: Archive, model: nn.Module) -> nn.Module:
+    _fold_as(archive, model)
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, treated in archive.treated.items():
         if name not in modules:
@@ -182,6 +185,22 @@ def _restore(archive: Archive, model: nn.Module) -> nn.Module:
             return build_module(model, treated)
         model.set_submodule(name, build_module(modules[name], treated))
     return model
+
+
+def _fold_as(archive: Archive, model: nn.Module) -> None:
+    """Prepares a model for an archive of one whose batch norms were folded into convolutions.
+
+    A batch norm of which nothing is stored has been folded; the convolution before it may have got
+    a bias.
+    """
+    stored = {key.rpartition(".")[0] for key in archive.rest}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, nn.BatchNorm2d) and name and name not in stored:
+            swap(model, name, nn.Identity())
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            bias = archive.rest.get(f"{name}.bias")
+            if bias is not None and bias.shape == (module.out_channels,):
+                module.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
 
 
 def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:

@@ -18,6 +18,7 @@ from autocompress.compression.treated import Treated
 from autocompress.errors import ConfigError, DataError, TaskError
 from autocompress.hardware.device import reject
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.model.fold import fold_batch_norms
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs
 from autocompress.model.trace import run, trace
@@ -37,7 +38,7 @@ class Model:
     """The user's model and data, traced and split.
 
     Args:
-        dense: The original, in evaluation mode.
+        dense: The original in evaluation mode, its batch norms folded into convolutions.
         layers: Every layer, in running order.
         example_inputs: One input as the device sees it.
         calibration: The calibration inputs that are used, in the user's order.
@@ -47,6 +48,7 @@ class Model:
         trace_key: Says what the trace depends on; empty when it cannot be told.
         labels: Class numbers of the calibration inputs; only read where the proxy needs them.
         known_graph: The float ONNX graph, if an earlier command of the run has exported it.
+        original: The original as the user gave it; None where that is `dense`.
     """
 
     dense: nn.Module
@@ -59,6 +61,7 @@ class Model:
     trace_key: str = ""
     labels: Tensor | None = None
     known_graph: FloatGraph | None = None
+    original: nn.Module | None = None
 
     @property
     def key(self) -> str:
@@ -114,19 +117,13 @@ class Model:
     @cached_property
     def size_bytes(self) -> int:
         """The original as one plain safetensors file."""
-        return len(save({name: tensor.contiguous() for name, tensor in self.state.items()}))
+        state = _state(self.original or self.dense)
+        return len(save({name: tensor.contiguous() for name, tensor in state.items()}))
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """Every tensor of the model once, shared ones under their first name."""
-        seen: set[int] = set()
-        kept = {}
-        for name, tensor in self.dense.state_dict().items():
-            if tensor.data_ptr() in seen and tensor.numel():
-                continue
-            seen.add(tensor.data_ptr())
-            kept[name] = tensor.detach()
-        return kept
+        """Every tensor of `dense` once, shared ones under their first name."""
+        return _state(self.dense)
 
     def rest(self, treated: Mapping[str, Treated]) -> dict[str, Tensor]:
         """The tensors of `state` that do not belong to treated layers."""
@@ -141,6 +138,17 @@ class Model:
         return next(layer for layer in self.layers if layer.name == name)
 
 
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in module.state_dict().items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        kept[name] = tensor.detach()
+    return kept
+
+
 def trace_model(study: Study, folder: Path | None = None) -> Model:
     """Builds the user's model and finds its layers.
 
@@ -152,8 +160,9 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
         TaskError: If the model or its output is not usable.
         DataError: If there are too few calibration inputs, or the model does not take them.
     """
-    dense = study.task.model()
+    original = study.task.model()
     example_inputs = study.task.example_inputs()
+    dense = fold_batch_norms(original, example_inputs)
     calibration = study.task.calibration()
     knobs = study.settings.knobs
     if 0 < knobs.calibration < FEWEST:
@@ -189,6 +198,7 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
         trace_key=key,
         labels=labels,
         known_graph=graph,
+        original=original,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.bits import block, integer
+from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
 from autocompress.deploy.archive import (
     Archive,
@@ -27,6 +28,7 @@ from autocompress.deploy.archive import (
     write_archive,
 )
 from autocompress.errors import ArchiveError, StorageError
+from autocompress.model.fold import fold_batch_norms
 
 METADATA = {"study": "digits", "candidate": "a1b2c3", "autocompress": "0.1.0"}
 GRID = Grid.covering(-0.3, 2.7)
@@ -432,3 +434,20 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert done.returncode == 7
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("given", ["as the user has it", "folded"])
+def test_an_archive_of_a_folded_model_loads_onto_the_original(tmp_path: Path, given: str) -> None:
+    original, x = net(), torch.randn(3, 1, 8, 8)
+    folded = fold_batch_norms(original, (x,))
+    assert isinstance(folded.body[1], nn.Identity)
+    treated, options = layers()
+    for chosen in (treated, options):
+        del chosen["body.0"]  # stays dense: its new bias is in the rest
+    write_archive(tmp_path / "a.acz", treated, options, rest_of(folded, treated), METADATA)
+    onto = original if given == "as the user has it" else folded
+    loaded = load_archive(tmp_path / "a.acz", onto)
+    expected = stitched(folded, treated)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), expected(x))
+    assert isinstance(original.body[1], nn.BatchNorm2d)
