@@ -49,11 +49,13 @@ def get_device(name: str) -> Device:
 
 
 def machine_fingerprint(device: Device) -> dict[str, str]:
-    """What a measured time depends on: processor, cores, runtime version and threads."""
+    """What a measured time depends on: processor and its instructions for int8, cores, runtime
+    version and threads."""
     import onnxruntime
 
     return {
         "processor": _processor(),
+        "int8": int8_instructions(),
         "cores": str(os.cpu_count()),
         "runtime": f"{device.runtime} {onnxruntime.__version__}",
         "threads": str(device.threads),
@@ -102,6 +104,18 @@ def reject(
             f"an ONNX file holds {', '.join(map(str, allowed))} bits{kernels}, not {option.bits}"
         )
     return ""
+
+
+@functools.cache
+def int8_instructions() -> str:
+    """What the processor has for products of int8, such as `avx512_vnni`; `none` if nothing is
+    known.  An x86 processor with none takes slow kernels, for the fast ones overflow there."""
+    known = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
+    except OSError:
+        return "none"
+    return " ".join(name for name in known if name in words) or "none"
 
 
 @functools.cache
