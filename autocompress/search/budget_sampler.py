@@ -30,6 +30,7 @@ SLOTS = 8  # candidates for one anchor at a time
 EXPLORE = 0.25  # share of the candidates that are looked for away from the budgets
 WIDEST = 2.0  # times the limits: nothing larger is ever proposed
 NOISE = 0.002  # falls of the log loss up to this are no progress
+DRAWS = 8  # plans in a row that may lead nowhere
 TRIED = 4  # steps of the front that are looked at for each that is bridged
 RADIUS = 0.05  # of the loss: the squared push up to which the slopes of a place hold
 SLOPES = 0.3  # share of the passes that may go into slopes
@@ -92,7 +93,7 @@ class BudgetSampler(Sampler):
         self._seen: set[Candidate] = set()
         self._complete: dict[Candidate, float] = {}
         self._turn: dict[Candidate, str] = {}
-        self._planned: tuple[int, Plan | None] = (-1, None)
+        self._planned: tuple[tuple[int, int], Plan | None] = ((-1, 0), None)
         self._passes = 0.0
         self._sloped: set[Candidate] = set()
         self._listing: Listing | None = None
@@ -155,13 +156,17 @@ class BudgetSampler(Sampler):
             if len(batch) < n and candidate not in self._seen:
                 self._propose(batch, candidate, "seed")
         rng = np.random.default_rng([self._seed, 1, len(self._seen)])
-        while len(batch) < n and (plan := self._plan()) is not None:
+        fruitless = 0
+        while len(batch) < n and fruitless < DRAWS:
+            plan = self._plan(fruitless)
+            if plan is None:
+                break
             before = len(batch)
             count = min(SLOTS, n - before)
             self._bridge(batch, before + round(self._explore * count), rng)
             self._refine(batch, before + count, plan, rng)
-            if len(batch) == before:
-                break
+            # Limits that were drawn may be so tight that all within them is known.
+            fruitless = 0 if len(batch) > before else fruitless + 1
         self._fill(batch, n, rng)
         return batch
 
@@ -175,13 +180,16 @@ class BudgetSampler(Sampler):
         if self._listing is not None:
             self._listing.see([candidate])
 
-    def _plan(self) -> Plan | None:
-        """Where to look next, the same until something new is seen; None if little is known."""
-        count = len(self._seen)
-        if self._planned[0] != count:
-            rng = np.random.default_rng([self._seed, 2, count])
+    def _plan(self, draw: int = 0) -> Plan | None:
+        """Where to look next, the same until something new is seen; None if little is known.
+
+        `draw` counts those that led nowhere.
+        """
+        state = (len(self._seen), draw)
+        if self._planned[0] != state:
+            rng = np.random.default_rng([self._seed, 2, *state])
             known = len(self._trained.trials) > 2
-            self._planned = (count, self._aim.plan(rng) if known else None)
+            self._planned = (state, self._aim.plan(rng) if known else None)
         return self._planned[1]
 
     def _bridge(self, batch: list[Candidate], most: int, rng: np.random.Generator) -> None:

@@ -70,7 +70,10 @@ class Proposer:
                 if candidate not in seen:
                     pool.setdefault(candidate, move)
         if len(pool) < len(moves):
-            wider = switches(self._around, local, parents[0].candidate, limits, 4 * POOL)
+            # So many that they cannot all have been seen, where there are so many.
+            wider = switches(
+                self._around, local, parents[0].candidate, limits, 4 * POOL + len(seen)
+            )
             for candidate in as_tuples(wider):
                 if candidate not in seen:
                     pool.setdefault(candidate, "switch")

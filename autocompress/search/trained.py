@@ -37,8 +37,9 @@ class Trained:
             centre: The trial.
             turn: Name of what it stands for; the choice is kept for each.
         """
-        nearby = self._nearby(centre)
-        # Chosen anew at powers of two: the strengths take long to fit.
+        nearby = _nearby(centre, self.trials)
+        # Chosen anew at powers of two, from the trials up to there: the strengths take long to
+        # fit, and a restart at any trial chooses the same.
         whole = 1 << (len(self.trials).bit_length() - 1)
         if self._strengths[0] != whole:
             places = np.linspace(0, whole - 1, min(whole, MOST_TRAINED)).astype(int)
@@ -47,19 +48,21 @@ class Trained:
         strengths = self._strengths[1]
         if self._chosen.get(turn, (0, 0))[0] != whole:
             pairs = zip(self._bases, strengths, strict=True)
-            evidence = [_fit(basis, nearby, given).evidence for basis, given in pairs]
+            known = _nearby(centre, self.trials[:whole])
+            evidence = [_fit(basis, known, given).evidence for basis, given in pairs]
             self._chosen[turn] = (whole, int(np.argmax(evidence)))
         best = self._chosen[turn][1]
         return _fit(self._bases[best], nearby, strengths[best])
 
-    def _nearby(self, centre: Trial) -> list[Trial]:
-        """The latest trials, and those with a loss most like that of `centre`."""
-        if len(self.trials) <= MOST_TRAINED:
-            return self.trials
-        losses = np.array([trial.loss for trial in self.trials[:-LATEST]])
-        distance = np.abs(np.log(np.maximum(losses, 1e-300) / max(centre.loss, 1e-300)))
-        places = np.argsort(distance, kind="stable")[: MOST_TRAINED - LATEST]
-        return [*(self.trials[place] for place in places), *self.trials[-LATEST:]]
+
+def _nearby(centre: Trial, trials: list[Trial]) -> list[Trial]:
+    """The latest trials, and those with a loss most like that of `centre`."""
+    if len(trials) <= MOST_TRAINED:
+        return trials
+    losses = np.array([trial.loss for trial in trials[:-LATEST]])
+    distance = np.abs(np.log(np.maximum(losses, 1e-300) / max(centre.loss, 1e-300)))
+    places = np.argsort(distance, kind="stable")[: MOST_TRAINED - LATEST]
+    return [*(trials[place] for place in places), *trials[-LATEST:]]
 
 
 def _fit(basis: Basis, trials: Sequence[Trial], strengths: Floats | None = None) -> Surrogate:

@@ -186,9 +186,21 @@ def test_a_restart_goes_on_in_the_same_way() -> None:
     model = Logits(6, 7, 6)
     whole = model.run(make("budget", model.problem, 3), 48, batch=4)
     again = make("budget", model.problem, 3)
-    again.tell(whole[:28])
+    for start in range(0, 28, 4):  # as the loop does: asks, and is told what is known
+        assert again.ask(4) == [t.candidate for t in whole[start : start + 4]]
+        again.tell(whole[start : start + 4])
     rest = model.run(again, 20, batch=4)
     assert [t.candidate for t in rest] == [t.candidate for t in whole[28:]]
+
+
+def test_one_that_was_only_told_repeats_nothing_and_knows_the_best() -> None:
+    model = Logits(6, 7, 6)
+    whole = model.run(make("budget", model.problem, 3), 48, batch=4)
+    told = make("budget", model.problem, 4)
+    told.tell(whole)
+    rest = model.run(told, 20, batch=4)
+    assert not {t.candidate for t in rest} & {t.candidate for t in whole}
+    assert model.best(rest) < 1.5 * model.best(whole)
 
 
 def test_part_of_the_effort_serves_other_budgets() -> None:
