@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from autocompress.hardware.clock import feeds, time_when_calm
+from autocompress.hardware.runtimes.onnx_graph import same_work
 from autocompress.hardware.timing import ratio
 from autocompress.search_space.candidate import Candidate
 from autocompress.study.events import Listener
@@ -95,7 +96,10 @@ class Bench:
                 timing.p20_ms * (self.latency_ms / reference.p20_ms),
             )
             met = keeps_hard(self.targets, measured)
-            verdicts.append(Verdict(finalist, record, measured, interval.low, interval.high, met))
+            same = same_work(finalist.proto, self._original.proto)
+            verdicts.append(
+                Verdict(finalist, record, measured, interval.low, interval.high, met, same)
+            )
         return verdicts
 
     def stitched_quality(self, record: Record) -> float:

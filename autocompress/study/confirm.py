@@ -26,7 +26,7 @@ from autocompress.study.targets import Measured, Target, shortfall
 SCREENED = 16  # reserves that the metric is asked about at a time
 BATCHES = 2  # of promoted finalists
 UNLIMITED = 0.01  # share of the original's quality that counts as allowed where no limit says
-# Two sessions of one and the same graph were seen up to this far apart, lower end of the interval.
+# Two sessions of one and the same graph were seen about this far apart, lower end of the interval.
 SAME_SPEED = 1.005
 
 
@@ -236,7 +236,7 @@ def _worse(verdict: Verdict, original: Measured) -> str:
     """In which measured cost a finalist is worse than the original; empty when in none."""
     if verdict.measured.size_bytes > original.size_bytes:
         return "larger than the original"
-    if verdict.latency_low > SAME_SPEED:
+    if verdict.latency_low > SAME_SPEED and not verdict.same_work:
         return f"slower than the original (at least {verdict.latency_low:.2f} times)"
     return ""
 

@@ -66,6 +66,8 @@ class Verdict:
         latency_low: Lower end of the 90 % interval of its latency over the original's.
         latency_high: Upper end.
         met: Whether every limit is kept but for the soft ones.
+        same_work: Whether it runs the same operations on the same shapes as the original, so that
+            the clock can only tell noise between them.
         reason: Why it was not chosen; empty for the winner.
     """
 
@@ -75,6 +77,7 @@ class Verdict:
     latency_low: float
     latency_high: float
     met: bool
+    same_work: bool = False
     reason: str = ""
 
     @property

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from autocompress.errors import DeviceError, TaskError
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, fused_ops, optimized_graph
-from autocompress.hardware.runtimes.onnx_graph import assemble, base_bytes, layer_bytes
+from autocompress.hardware.runtimes.onnx_graph import (
+    assemble,
+    base_bytes,
+    layer_bytes,
+    same_work,
+)
 from autocompress.hardware.runtimes.onnx_layer import dense_treated
 from autocompress.hardware.runtimes.onnx_session import open_session
 from autocompress.model.trace import trace
@@ -217,3 +222,12 @@ def test_fused_ops_reads_the_graph_that_runs(plain, plain_graph) -> None:
         "head/step0",
     }
     assert onnxruntime.get_available_providers()
+
+
+def test_values_alone_make_no_other_work(plain, plain_graph) -> None:
+    dense = assemble(plain_graph, {})
+    float32 = {name: plain.treat(name, 4, int8=False) for name in plain.names}
+    assert same_work(dense, assemble(plain_graph, float32))
+    assert not same_work(dense, assemble(plain_graph, {"head": plain.treat("head")}))
+    factored = {"head": plain.treat("head", 4, 2, int8=False)}
+    assert not same_work(dense, assemble(plain_graph, factored))
