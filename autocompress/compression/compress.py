@@ -33,11 +33,13 @@ def compress_layer(
         options: The identity is not treated and must not be among them.
 
     Yields:
-        Option, stored layer, and `tr(D H D^T) / tr(W H W^T)` with `D` the change of the weight.
+        Option, stored layer, and `tr(D H D^T) / tr(W H W^T)` with `D` the change of the weight
+        (weighted by row where groups share `H`).
     """
     weight = module.weight.detach().flatten(1).double()  # type: ignore[operator]
     moment = damped(statistics.second_moment, statistics.damping)
-    whole = float(((weight @ moment) * weight).sum().clamp_min(1e-30))
+    row_weights = statistics.row_weights
+    whole = max(1e-30, _error(weight, moment, row_weights))
     ordered = sorted(options, key=lambda option: (option.method, option.rank, option))
     for method, of_method in groupby(ordered, key=lambda option: option.method):
         same = list(of_method)
@@ -46,13 +48,19 @@ def compress_layer(
         for share, of_rank in groupby(same, key=lambda option: option.rank):
             menu = list(of_rank)
             if method == "obs":
-                stored = _obs(weight, factors[share], moment, menu)
+                stored = _obs(weight, factors[share], moment, menu, row_weights)
             else:
                 stored = _nearest(factors[share], menu)
             for option, tensors in stored:
                 treated = finish(layer, module, statistics, option, tensors)
                 change = treated.matrix().double() - weight
-                yield option, treated, float(((change @ moment) * change).sum()) / whole
+                yield option, treated, _error(change, moment, row_weights) / whole
+
+
+def _error(change: Tensor, moment: Tensor, row_weights: Tensor | None) -> float:
+    """`tr(D H D^T)`, each row by its weight if there are any."""
+    rows = ((change @ moment) * change).sum(1)
+    return float((rows if row_weights is None else rows * row_weights).sum())
 
 
 def _factors(
@@ -91,8 +99,8 @@ def _grids(
 ) -> tuple[Grid | None, ...]:
     """Grids of the input, of the values between two factors, and of the output.
 
-    Integer convolutions, and layers whose ReLU is fused, write integers; another Linear writes
-    float, which costs the kernel nothing and loses nothing.
+    Integer convolutions, and layers whose activation is fused, write integers; another Linear
+    writes float, which costs the kernel nothing and loses nothing.
     """
     middle: list[Grid | None] = []
     if len(treated.weights) > 1:
@@ -100,7 +108,7 @@ def _grids(
         assert isinstance(built, nn.Sequential)
         with torch.no_grad():
             middle.append(fit_grid(built[0](statistics.sample).flatten()))
-    writes_integers = isinstance(module, nn.Conv2d) or layer.activation == "relu"
+    writes_integers = isinstance(module, nn.Conv2d) or bool(layer.activation)
     return (
         statistics.input_grid,
         *middle,
@@ -109,12 +117,21 @@ def _grids(
 
 
 def _obs(
-    weight: Tensor, factors: tuple[Tensor, ...], moment: Tensor, options: list[Option]
+    weight: Tensor,
+    factors: tuple[Tensor, ...],
+    moment: Tensor,
+    options: list[Option],
+    row_weights: Tensor | None,
 ) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
     """Options of one rank; those that differ in activations only share the work."""
     first, is_factored = factors[0], len(factors) > 1
     sparsities = {option.sparsity for option in options}
-    pruned = prune(first, moment, sparsities)
+    # Rows that count more are scaled up while the layer's weights compete to stay.
+    scale = 1.0 if row_weights is None else row_weights.sqrt()[:, None]
+    pruned = {
+        sparsity: kept / scale
+        for sparsity, kept in prune(first * scale, moment, sparsities).items()
+    }
     # Where the second factor is cut does not depend on how the first one is rounded.
     masks = _second_masks(weight, first, moment, sparsities) if is_factored else {}
     for sparsity, group in groupby(sorted(options, key=_sparsity), key=_sparsity):

@@ -18,6 +18,7 @@ from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs, batches
 
 SAMPLE_EXAMPLES = 128  # examples kept of every layer's input, to set the grid between two factors
+SAMPLE_BYTES = 2**24  # most that these take of one batch
 SAMPLE_VALUES = 100_000  # values looked at to choose a grid
 DAMPING = 0.01  # share of the mean diagonal that is added before a moment is inverted
 
@@ -28,12 +29,15 @@ class Statistics:
 
     Args:
         second_moment: `(d, d)` float64 mean of `x x^T` over all rows that the weight meets, where
-            `d = in * kh * kw`.
+            `d = in / groups * kh * kw`.  Groups of a convolution share one: the mean over groups
+            of each one's moment, scaled to a mean diagonal of 1.
         mean: `(d,)` float64 mean of `x`.
         sample: Some of the layer's inputs, `(n, ...)` float32.
         input_grid: int8 grid of the input.
-        output_grid: int8 grid of the output, after the ReLU where one follows.
+        output_grid: int8 grid of the output, after the activation where one follows.
         damping: Share of the mean diagonal that `damped` adds.
+        row_weights: `(out,)` mean diagonal of each output channel's own moment, where groups
+            share `second_moment`; else None.
     """
 
     second_moment: Tensor
@@ -42,6 +46,7 @@ class Statistics:
     input_grid: Grid
     output_grid: Grid
     damping: float = DAMPING
+    row_weights: Tensor | None = None
 
 
 def collect(
@@ -86,7 +91,7 @@ class _Watcher:
 
     def __init__(self, module: nn.Module, layer: Layer) -> None:
         self.module = module
-        self.relu = layer.activation == "relu"
+        self.activation = layer.activation
         self.rows = 0
         self.second: Tensor | float = 0.0
         self.first: Tensor | float = 0.0
@@ -99,12 +104,13 @@ class _Watcher:
         rows = unfold(module, x)
         self.rows += len(rows)
         # Products of a batch in single precision, their sum in double.
-        self.second = self.second + (rows.T @ rows).double()
+        self.second = self.second + _products(module, rows).double()
         self.first = self.first + rows.sum(0).double()
         if sum(map(len, self.samples)) < SAMPLE_EXAMPLES:
-            self.samples.append(x.detach().clone())
+            room = max(1, SAMPLE_BYTES // (x[0].numel() * x.element_size()))
+            self.samples.append(x.detach()[:room].clone())
         self.inputs.append(_thinned(x, SAMPLE_VALUES // 16))
-        self.outputs.append(_thinned(output.relu() if self.relu else output, SAMPLE_VALUES // 16))
+        self.outputs.append(_thinned(activate(output, self.activation), SAMPLE_VALUES // 16))
 
     def output_grid(self) -> Grid:
         return fit_grid(torch.cat(self.outputs))
@@ -112,26 +118,59 @@ class _Watcher:
     def statistics(self, source: Grid | None, output_grid: Grid, damping: float) -> Statistics:
         assert isinstance(self.second, Tensor)
         assert isinstance(self.first, Tensor)
+        second, row_weights = self.second / self.rows, None
+        if second.dim() == 3:
+            assert isinstance(self.module, nn.Conv2d)
+            second, row_weights = _shared(second, self.module.out_channels)
         return Statistics(
-            second_moment=self.second / self.rows,
+            second_moment=second,
             mean=self.first / self.rows,
             sample=torch.cat(self.samples)[:SAMPLE_EXAMPLES],
             input_grid=source or fit_grid(torch.cat(self.inputs)),
             output_grid=output_grid,
             damping=damping,
+            row_weights=row_weights,
         )
 
 
+def activate(x: Tensor, activation: str) -> Tensor:
+    """`x` after a layer's `activation`: `relu`, `relu6` or none."""
+    if activation == "relu6":
+        return x.clamp(0, 6)
+    return x.relu() if activation == "relu" else x
+
+
 def unfold(module: nn.Module, x: Tensor) -> Tensor:
-    """Rows that the weight matrix multiplies: `(n, d)`; a convolution has `d = in * kh * kw`."""
+    """Rows that the weight matrix multiplies: `(n, d)`; a convolution has
+    `d = in / groups * kh * kw` and, with several groups, `(n * groups, d)` rows."""
     if isinstance(module, nn.Conv2d):
         assert not isinstance(module.padding, str)  # such layers are not treated
         padding = module.padding
         patches = nn.functional.unfold(
             x, module.kernel_size, module.dilation, padding, module.stride
         )
-        return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+        return patches.transpose(1, 2).reshape(-1, patches.shape[1] // module.groups)
     return x.reshape(-1, x.shape[-1])
+
+
+def _products(module: nn.Module, rows: Tensor) -> Tensor:
+    """`(d, d)` sum of the rows' outer products, or `(groups, d, d)`."""
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    if groups == 1:
+        return rows.T @ rows
+    grouped = rows.reshape(-1, groups, rows.shape[1])
+    return torch.einsum("ngi,ngj->gij", grouped, grouped)
+
+
+def _shared(moments: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+    """One moment for all groups, and each output channel's weight; `(d, d)` and `(outputs,)`.
+
+    Within a row only the shape of the moment counts, and neighbouring pixels are alike in every
+    channel; how much one row counts beside another is its scale.
+    """
+    scale = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+    shape = (moments / scale[:, None, None]).mean(0)
+    return shape, scale.repeat_interleave(outputs // len(moments))
 
 
 def fit_grid(values: Tensor) -> Grid:

@@ -118,12 +118,18 @@ class _Fitter(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         (dense,) = self.dense
+        if self.layer.groups > 1:
+            self.treated = _shift_bias(dense, self.entry, self.arriving.pop(self.layer.name), y)
+            return self._run(y)
         moments = _paired(dense, self.arriving.pop(self.layer.name), y, self.batch)
         moment = damped(moments.delivered, self.damping)
         target = _target(dense, moments, moment)
         treated = carry(self.layer, dense, target, moment, y, self.option, self.entry)
         self.treated = _correct_bias(dense, treated, moments)
-        output: Tensor = build_module(dense, self.treated)(y)
+        return self._run(y)
+
+    def _run(self, y: Tensor) -> Tensor:
+        output: Tensor = build_module(self.dense[0], self.treated)(y)
         return output
 
 
@@ -144,6 +150,21 @@ def _correct_bias(dense: nn.Module, treated: Treated, moments: Moments) -> Treat
     bias = dense.bias.detach().double()  # type: ignore[operator]
     corrected = bias + weight @ moments.dense_mean - treated.matrix().double() @ moments.mean
     return Treated(treated.weights, corrected.to(treated.bias.dtype), treated.grids)
+
+
+def _shift_bias(dense: nn.Module, entry: Treated, x: list[Tensor], y: Tensor) -> Treated:
+    """The entry with the mean error of its output added to the bias, if there is one.
+
+    A grouped convolution has few weights a row: their least-squares fit is left out.
+    """
+    if entry.bias is None:
+        return entry
+    plain = build_module(dense, Treated(entry.weights, entry.bias, entry.grids[:1] + (None,)))
+    wanted = sum(dense(part).double().sum((0, 2, 3)) for part in x)
+    found = sum(plain(part).double().sum((0, 2, 3)) for part in torch.split(y, len(x[0])))
+    positions = plain(y[:1])[0, 0].numel() * len(y)
+    bias = entry.bias.double() + (wanted - found) / positions
+    return Treated(entry.weights, bias.to(entry.bias.dtype), entry.grids)
 
 
 def _paired(dense: nn.Module, x: list[Tensor], y: Tensor, batch: int) -> Moments:

@@ -42,6 +42,11 @@ class Grid:
     scale: float
     zero_point: int
 
+    @property
+    def high(self) -> float:
+        """The largest value on the grid."""
+        return self.scale * (255 - self.zero_point)
+
     @staticmethod
     def covering(low: float, high: float) -> Grid:
         """The finest grid that holds zero and `[low, high]`."""
@@ -144,11 +149,12 @@ def _convolution(layer: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
         stride=layer.stride,  # type: ignore[arg-type]
         padding=layer.padding,  # type: ignore[arg-type]
         dilation=layer.dilation,  # type: ignore[arg-type]
+        groups=layer.groups,
         padding_mode=layer.padding_mode,
         bias=False,
         device="meta",
     )
-    shape = (weight.shape[0], layer.in_channels, *layer.kernel_size)
+    shape = (weight.shape[0], layer.in_channels // layer.groups, *layer.kernel_size)
     module.weight = nn.Parameter(weight.reshape(shape), requires_grad=False)
     return module
 

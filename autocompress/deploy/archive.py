@@ -210,8 +210,9 @@ def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:
     stored = treated.weights[-1].codes.shape[0], treated.weights[0].codes.shape[1]
     if stored != (rows, columns):
         raise ArchiveError(f"layer {name!r} is {stored} in the archive, {(rows, columns)} here")
-    if isinstance(module, nn.Conv2d) and module.groups != 1:
-        raise ArchiveError(f"layer {name!r} has {module.groups} groups here; it was stored with 1")
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    if groups > 1 and len(treated.weights) > 1:
+        raise ArchiveError(f"layer {name!r} has {groups} groups here; two factors were stored")
 
 
 def _check_rest(archive: Archive, model: nn.Module) -> None:

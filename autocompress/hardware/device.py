@@ -91,6 +91,8 @@ def reject(
         return layer.reason
     if option.activations not in device.precisions:
         return f"{device.name} has no {option.activations} kernels"
+    if option.is_factored and layer.groups > 1:
+        return f"a convolution in {layer.groups} groups is not factored"
     if option.is_factored and layer.rank(option.rank) >= layer.full_rank:
         return f"a rank of {option.rank:g} of {layer.full_rank} leaves nothing out"
     if storage != "onnx":

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 _RELU = {"relu", "relu_"}
+_RELU6 = {"relu6", "relu6_"}
+_BOUNDED = {"hardtanh", "hardtanh_"}  # ReLU6 where the bounds are 0 and 6
 # Operations whose outputs lie in the range of their first input.
 _KEEPS_RANGE = _RELU | {
     "_unsafe_view",
@@ -38,9 +40,10 @@ class Flow:
     """What surrounds a layer.
 
     Args:
-        activation: `relu` when a ReLU is the only reader of the layer's output, else empty.
+        activation: `relu` or `relu6` when such a node is the only reader of the layer's output,
+            else empty.
         source: Layer whose output arrives through operations that keep the range of values
-            (ReLU, max pooling, reshapes), or empty.
+            (ReLU, ReLU6, max pooling, reshapes), or empty.
     """
 
     activation: str
@@ -102,7 +105,17 @@ def _operator(node: fx.Node) -> str:
 
 def _activation(node: fx.Node) -> str:
     readers = list(node.users)
-    return "relu" if len(readers) == 1 and _operator(readers[0]) in _RELU else ""
+    return _rectifier(readers[0]) if len(readers) == 1 else ""
+
+
+def _rectifier(node: fx.Node) -> str:
+    """`relu`, `relu6` or empty."""
+    operator = _operator(node)
+    if operator in _RELU:
+        return "relu"
+    bounds = [*node.args[1:3], node.kwargs.get("min_val"), node.kwargs.get("max_val")]
+    bounded = operator in _BOUNDED and [value for value in bounds if value is not None] == [0, 6]
+    return "relu6" if operator in _RELU6 or bounded else ""
 
 
 def _source(node: fx.Node, owners: dict[fx.Node, str]) -> str:
@@ -110,7 +123,8 @@ def _source(node: fx.Node, owners: dict[fx.Node, str]) -> str:
     while isinstance(tail, fx.Node):
         if tail in owners:
             return owners[tail]
-        if tail.op != "call_function" or _operator(tail) not in _KEEPS_RANGE:
+        keeps = _operator(tail) in _KEEPS_RANGE or _rectifier(tail)
+        if tail.op != "call_function" or not keeps:
             return ""
         tail = tail.args[0]
     return ""

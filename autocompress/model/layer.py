@@ -12,16 +12,18 @@ class Layer:
     Args:
         name: Dotted module path, such as `features.0`.
         kind: Class name of the module, such as `Conv2d`.
-        weight_shape: Shape of `weight`: `(out, in)` or `(out, in, kh, kw)`.
+        weight_shape: Shape of `weight`: `(out, in)` or `(out, in / groups, kh, kw)`.
         parameters: Number of values in all parameters of the module, bias included.
         macs: Multiply-adds for the example inputs, all calls together.
         calls: How often the module ran in one forward pass.
         input_shape: Shape of its first input, batch included.
         output_shape: Shape of its output, batch included.
         reason: Why the layer stays dense; empty when it can be treated.
-        activation: `relu` when a ReLU is the only reader of its output, else empty.
+        activation: `relu` or `relu6` when such a node alone reads its output, else empty.
         source: The layer whose output arrives here through operations that keep the range of
-            values (ReLU, max pooling, reshapes), or empty.  Such a pair shares one int8 grid.
+            values (rectifiers, max pooling, reshapes), or empty.  Such a pair shares one int8
+            grid.
+        groups: Groups of a convolution: each output channel reads `1 / groups` of the inputs.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Layer:
     reason: str = ""
     activation: str = ""
     source: str = ""
+    groups: int = 1
 
     @property
     def is_treated(self) -> bool:
@@ -42,7 +45,7 @@ class Layer:
 
     @property
     def full_rank(self) -> int:
-        """Largest rank of the weight seen as a matrix `(out, in * kh * kw)`."""
+        """Largest rank of the weight seen as a matrix `(out, in / groups * kh * kw)`."""
         rows, columns = matrix_shape(self.weight_shape)
         return min(rows, columns)
 
@@ -52,7 +55,7 @@ class Layer:
 
 
 def matrix_shape(weight_shape: tuple[int, ...]) -> tuple[int, int]:
-    """`(out, in * kh * kw)` of a weight."""
+    """`(out, in / groups * kh * kw)` of a weight."""
     columns = 1
     for size in weight_shape[1:]:
         columns *= size

@@ -78,6 +78,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
                 reason=_reason(module, names[id(module)], calls[name], shared.get(name)),
                 activation=flow.activation,
                 source=flow.source,
+                groups=module.groups if isinstance(module, nn.Conv2d) else 1,
             )
         )
     return tuple(layers)
@@ -130,8 +131,6 @@ def _reason(module: nn.Module, names: list[str], calls: int, shares: str | None)
     if module.weight.dtype != torch.float32:
         return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}, not float32"
     if isinstance(module, nn.Conv2d):
-        if module.groups != 1:
-            return f"convolution in {module.groups} groups"
         if module.padding_mode != "zeros":
             return f"padding mode {module.padding_mode!r}"
         if isinstance(module.padding, str):

@@ -90,6 +90,7 @@ def _weight_gradient(module: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:
         stride=first.stride,
         padding=first.padding,
         dilation=first.dilation,
+        groups=first.groups,
     )
     return found.flatten(1)
 

@@ -70,7 +70,7 @@ class Bench:
         module = self.model.get_submodule(name)
         matrix = module.weight.detach().flatten(1)
         parts = [matrix]
-        if rank:
+        if rank and layer.groups == 1:
             left, values, right = torch.linalg.svd(matrix, full_matrices=False)
             root = values[:rank].sqrt()
             parts = [root[:, None] * right[:rank], left[:, :rank] * root]
@@ -81,7 +81,7 @@ class Bench:
         values_in, values_out = self._values[name]
         grid_in = self._grid(layer.source) if layer.source else _covering(values_in)
         middle = []
-        if rank:
+        if len(stored) > 1:
             first = build_module(module, Treated(stored[:1], None))
             middle = [_covering(first(values_in))]
         return Treated(stored, bias, (grid_in, *middle, self._grid(name)))

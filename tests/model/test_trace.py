@@ -60,7 +60,6 @@ def test_what_is_not_treated_has_a_reason() -> None:
     reasons = {name: layer.reason for name, layer in layers.items() if not layer.is_treated}
     assert reasons == {
         "norm": "BatchNorm2d is not treated",
-        "grouped": "convolution in 4 groups",
         "twice": "runs 2 times in one pass",
         "unused": "did not run on the example inputs",
     }

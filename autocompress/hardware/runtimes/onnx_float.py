@@ -21,6 +21,7 @@ from autocompress.model.layer import Layer
 OPSET = 21  # the first with int4 tensors
 HOLE = "autocompress.Layer"
 _DOMAIN = "autocompress"
+_OPERATORS = {"relu": "Relu", "relu6": "Clip"}
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -165,7 +166,7 @@ def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
         if id(node) in holes or id(node) not in inside or read & set(node.output):
             kept.insert(0, holes.get(id(node), node))
             read |= set(kept[0].input)
-    kept = _absorb_relu(kept, names, outputs)
+    kept = _absorb_activations(kept, names, outputs)
     weights = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(kept)
@@ -173,23 +174,32 @@ def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
     proto.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
 
 
-def _absorb_relu(
+def _absorb_activations(
     nodes: list[onnx.NodeProto], layers: dict[str, Layer], outputs: set[str]
 ) -> list[onnx.NodeProto]:
-    """Let a hole take in the ReLU that alone reads it, so that rounding comes after the ReLU."""
+    """Let a hole take in the ReLU or ReLU6 that alone reads it, so that rounding comes after."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in nodes:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     gone: set[int] = set()
     for node in nodes:
-        if node.op_type != HOLE or layers[node.name].activation != "relu":
+        if node.op_type != HOLE or not layers[node.name].activation:
             continue
-        after = readers.get(node.output[0], [])
-        if len(after) == 1 and after[0].op_type == "Relu" and node.output[0] not in outputs:
+        activation = layers[node.name].activation
+        found = readers.get(node.output[0], [])
+        # The bounds of a ReLU6 are cast to the type of the value that it reads.
+        casts = [reader for reader in found if reader.op_type == "CastLike"]
+        after = [reader for reader in found if reader not in casts]
+        if (
+            len(after) == 1
+            and after[0].op_type == _OPERATORS[activation]
+            and node.output[0] not in outputs
+            and all(readers[cast.output[0]] == after for cast in casts)
+        ):
             node.output[0] = after[0].output[0]
-            node.attribute.append(helper.make_attribute("relu", 1))
-            gone.add(id(after[0]))
+            node.attribute.append(helper.make_attribute("activation", activation))
+            gone |= {id(reader) for reader in (*after, *casts)}
     return [node for node in nodes if id(node) not in gone]
 
 

@@ -79,7 +79,7 @@ def _fill(
         storage,
         tensor_in=node.input[0],
         tensor_out=node.output[0],
-        relu=any(attribute.name == "relu" for attribute in node.attribute),
+        activation=next((a.s.decode() for a in node.attribute if a.name == "activation"), ""),
         call=call,
     )
 

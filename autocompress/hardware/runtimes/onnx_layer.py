@@ -59,7 +59,7 @@ def layer_nodes(
     *,
     tensor_in: str = "input",
     tensor_out: str = "output",
-    relu: bool = False,
+    activation: str = "",
     call: int = 0,
 ) -> LayerNodes:
     """Write one call of a treated layer.
@@ -73,8 +73,8 @@ def layer_nodes(
             to be unfolded when the session loads.
         tensor_in: Name of the tensor that the layer reads.
         tensor_out: Name of the tensor that it gives, rounded to its grid when int8.
-        relu: Whether a ReLU belongs to the layer; it comes before the rounding, so that the kernel
-            absorbs it.
+        activation: `relu` or `relu6` where one belongs to the layer; it comes before the rounding,
+            so that the kernel absorbs it.
         call: Number of this call; stored tensors belong to call 0 and are shared.
 
     Raises:
@@ -83,12 +83,12 @@ def layer_nodes(
     if storage not in STORAGES:
         raise DeviceError(f"storage {storage!r}: allowed are {', '.join(STORAGES)}")
     writer = _Writer(layer, module, storage, call)
-    if treated.is_int8 and treated.grids[-1] is None and (relu or layer.kind == "Conv2d"):
+    if treated.is_int8 and treated.grids[-1] is None and (activation or layer.kind == "Conv2d"):
         raise DeviceError(
-            f"layer {layer.name!r}: an int8 convolution, and an int8 layer with a ReLU, need a "
-            "grid for their output; onnxruntime has no such kernel with float output"
+            f"layer {layer.name!r}: an int8 convolution, and an int8 layer with an activation, "
+            "need a grid for their output; onnxruntime has no such kernel with float output"
         )
-    writer.steps(treated, tensor_in, tensor_out, relu)
+    writer.steps(treated, tensor_in, tensor_out, activation)
     return writer.result
 
 
@@ -110,7 +110,7 @@ class _Writer:
         self.call = call
         self.result = LayerNodes()
 
-    def steps(self, treated: Treated, tensor_in: str, tensor_out: str, relu: bool) -> None:
+    def steps(self, treated: Treated, tensor_in: str, tensor_out: str, activation: str) -> None:
         flat = isinstance(self.module, nn.Linear) and len(self.layer.input_shape) != 2
         value = tensor_in
         if flat:
@@ -123,14 +123,12 @@ class _Writer:
             grid = treated.grids[index + 1] if treated.is_int8 else None
             bias = treated.bias if last else None
             end = tensor_out if last and not flat else self.name(f"out{index}")
-            steps = ["relu"] * (last and relu) + ["grid"] * (grid is not None)
+            rectifier = activation if last else ""
             scale_in = treated.grids[index] if treated.is_int8 else None
-            middle = self.name(f"sum{index}") if steps else end
+            middle = self.name(f"sum{index}") if rectifier or grid else end
             value = self.product(index, stored, bias, scale_in, value, middle)
-            if "relu" in steps:
-                target = self.name(f"relu{index}") if grid else end
-                self.node("Relu", [value], target)
-                value = target
+            if rectifier:
+                value = self.rectify(value, rectifier, grid, self.name("relu") if grid else end)
             if grid is not None:
                 value = self.round_trip(value, grid, f"out{index}", end)
         if flat:
@@ -198,6 +196,16 @@ class _Writer:
         codes = np.where(scale > 0, np.clip(np.rint(steps), -limit, limit), 0).astype(np.int32)
         names = [self.tensor("bias", codes), self.tensor("bias/scale", scale)]
         return self.node("DequantizeLinear", names, self.shared("bias/value"), once=True, axis=0)
+
+    def rectify(self, value: str, activation: str, grid: Grid | None, target: str) -> str:
+        """A ReLU or ReLU6.  A grid that ends at 6 or below clips by itself."""
+        if activation == "relu6" and not (grid and grid.high <= 6.0001):
+            bounds = [
+                self.tensor(f"relu6/{name}", np.asarray(bound, np.float32))
+                for name, bound in (("low", 0), ("high", 6))
+            ]
+            return self.node("Clip", [value, *bounds], target)
+        return self.node("Relu", [value], target)
 
     def round_trip(self, value: str, grid: Grid | None, name: str, target: str) -> str:
         """A quantise-dequantise pair on uint8."""
@@ -277,6 +285,7 @@ def convolution_attributes(module: nn.Conv2d) -> dict[str, Any]:
         pads = [*module.padding, *module.padding]
     return {
         "dilations": list(module.dilation),
+        **({"group": module.groups} if module.groups > 1 else {}),
         "kernel_shape": list(module.kernel_size),
         "pads": pads,
         "strides": list(module.stride),

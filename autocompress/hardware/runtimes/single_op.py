@@ -22,6 +22,7 @@ def layer_signature(layer: Layer, module: nn.Module, option: Option) -> str:
     if isinstance(module, nn.Conv2d):
         attributes = convolution_attributes(module)
         parts += [f"{key}={_shape(attributes[key])}" for key in ("strides", "pads", "dilations")]
+        parts += [f"groups={module.groups}"] if module.groups > 1 else []
     if getattr(module, "bias", None) is not None:
         parts.append("bias")
     if layer.activation:
@@ -34,10 +35,9 @@ def layer_signature(layer: Layer, module: nn.Module, option: Option) -> str:
 
 def layer_model(layer: Layer, module: nn.Module, option: Option) -> onnx.ModelProto:
     """One layer alone.  An int8 layer reads and gives uint8: no boundary is in its time."""
-    relu = layer.activation == "relu"
     is_int8 = option.activations == "int8"
     treated = stand_in(layer, module, option)
-    part = layer_nodes(layer, module, treated, relu=relu)
+    part = layer_nodes(layer, module, treated, activation=layer.activation)
     kind = TensorProto.UINT8 if is_int8 else TensorProto.FLOAT
     nodes, tensor_in, tensor_out = part.nodes, "input", "output"
     if is_int8:

@@ -41,7 +41,7 @@ def stand_in(layer: Layer, module: nn.Module, option: Option, input_zero: int = 
 
 def output_zero(layer: Layer) -> int:
     """Zero point of a stand-in's output grid: a ReLU leaves nothing below zero."""
-    return 0 if layer.activation == "relu" else 128
+    return 0 if layer.activation else 128
 
 
 def _values(rows: int, columns: int) -> Tensor:
