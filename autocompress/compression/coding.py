@@ -17,11 +17,11 @@ from autocompress.compression.bits import Reader
 from autocompress.compression.entropy import decode_matrix, encode_matrix, entropy_bytes
 from autocompress.compression.treated import StoredTensor
 from autocompress.errors import ArchiveError
-from autocompress.search_space.option import BITS
 
 __all__ = ["coded_bytes", "decode", "encode", "entropy_bytes"]
 
 _PLAIN, _CODED = 0, 1
+_WIDTHS = (2, 3, 4, 6, 8, 16, 32, 7)  # by their number in a file: new ones come last
 # Nothing is stored denser: a damaged shape cannot claim memory of over 4096 times the file.
 _CODES_PER_BYTE = 4096
 _FLOATS = {16: ("<f2", "<u2"), 32: ("<f4", "<u4")}
@@ -47,7 +47,7 @@ def encode(tensor: StoredTensor) -> bytes:
         plain = coded if is_coded else bits.pack(codes.astype(np.int16) + top, tensor.bits)
     least = _least(codes.shape) - 1 - len(scales)
     layout = _CODED if len(coded) <= len(plain) or len(plain) < least else _PLAIN
-    head = BITS.index(tensor.bits) | layout << 3 | packed_scales << 4
+    head = _WIDTHS.index(tensor.bits) | layout << 3 | packed_scales << 4
     if layout == _PLAIN:
         return bytes([head]) + scales + plain
     # Zero bytes at the end of a coded stream say nothing: they may fill it up.
@@ -71,9 +71,9 @@ def decode(data: bytes, shape: tuple[int, int]) -> StoredTensor:
     """
     reader = Reader(data)
     head = reader.byte()
-    if head >= 32 or head & 7 >= len(BITS):
+    if head >= 32:
         raise ArchiveError(f"damaged: tensor settings {head} are unknown")
-    width, layout, packed_scales = BITS[head & 7], head >> 3 & 1, head >> 4
+    width, layout, packed_scales = _WIDTHS[head & 7], head >> 3 & 1, head >> 4
     if min(shape) < 0 or len(data) < _least(shape):
         raise ArchiveError(f"damaged: a tensor of shape {shape} in {len(data)} bytes")
     if width > 8:
@@ -99,10 +99,10 @@ def _least(shape: tuple[int, ...]) -> int:
 def _check(tensor: StoredTensor) -> None:
     codes, scale, top = tensor.codes, tensor.scale, 2 ** (tensor.bits - 1) - 1
     kind = {16: torch.float16, 32: torch.float32}.get(tensor.bits, torch.int8)
-    if tensor.bits not in BITS or codes.ndim != 2 or codes.dtype != kind:
+    if tensor.bits not in _WIDTHS or codes.ndim != 2 or codes.dtype != kind:
         raise ValueError(
             f"StoredTensor: {tensor.bits} bits in {codes.dtype} of shape {tuple(codes.shape)}; "
-            f"allowed are bits {BITS} in a matrix of int8, float16 or float32"
+            f"allowed are bits {_WIDTHS} in a matrix of int8, float16 or float32"
         )
     if (scale is None) != (tensor.bits > 8):
         raise ValueError(

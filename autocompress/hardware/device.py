@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autocompress.errors import DeviceError
@@ -24,6 +24,7 @@ class Device:
         batch_size: Rows of one forward pass; 0 takes that of the example inputs.
         storage: Storage format by default, `archive` or `onnx`.
         precisions: Activation types that have kernels.
+        int8_bits: Most bits of a weight that the int8 kernels take at full speed.
     """
 
     name: str
@@ -32,9 +33,37 @@ class Device:
     batch_size: int = 0
     storage: str = "archive"
     precisions: tuple[str, ...] = ("float32", "int8")
+    int8_bits: int = 8
+
+    def suited(self, option: Option) -> Option:
+        """The option itself, or the nearest one that runs on the device's fast kernels."""
+        if option.activations == "int8" and option.bits > self.int8_bits:
+            return replace(option, bits=self.int8_bits)
+        return option
 
 
-DEVICES = {"onnxruntime-cpu": Device("onnxruntime-cpu", "onnxruntime")}
+@functools.cache
+def int8_instructions() -> str:
+    """What the processor has for products of int8, such as `avx512_vnni`; `none` if nothing is
+    known."""
+    known = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
+    except OSError:
+        return "none"
+    return " ".join(name for name in known if name in words) or "none"
+
+
+def _int8_bits() -> int:
+    """An x86 processor without VNNI adds two products of u8 and s8 in 16 bits: only codes of up to
+    64 cannot overflow there, and others take kernels that are half again as slow."""
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    return 7 if is_x86 and "vnni" not in int8_instructions() else 8
+
+
+DEVICES = {
+    "onnxruntime-cpu": Device("onnxruntime-cpu", "onnxruntime", int8_bits=_int8_bits()),
+}
 
 
 def get_device(name: str) -> Device:
@@ -67,9 +96,10 @@ def kernel_class(option: Option) -> Option:
     """The option that stands for all those the clock cannot tell apart.
 
     Bits, sparsity and method change what is stored, not which kernels run: weights of eight bits
-    or fewer with float activations are unfolded when the session loads.
+    or fewer with float activations are unfolded when the session loads.  Seven bits stand for the
+    int8 kernels, for every processor runs these at full speed (`Device.suited`).
     """
-    bits = 8 if option.activations == "int8" else 32
+    bits = 7 if option.activations == "int8" else 32
     return Option(bits=bits, rank=option.rank, activations=option.activations)
 
 
@@ -99,25 +129,13 @@ def reject(
         return ""
     if option.sparsity:
         return "an ONNX file stores zeros like any other value"
-    allowed = (8,) if option.activations == "int8" else (4, 8, 16, 32)
+    allowed = (7, 8) if option.activations == "int8" else (4, 8, 16, 32)
     if option.bits not in allowed:
         kernels = " for int8 kernels" if option.activations == "int8" else ""
         return (
             f"an ONNX file holds {', '.join(map(str, allowed))} bits{kernels}, not {option.bits}"
         )
     return ""
-
-
-@functools.cache
-def int8_instructions() -> str:
-    """What the processor has for products of int8, such as `avx512_vnni`; `none` if nothing is
-    known.  An x86 processor with none takes slow kernels, for the fast ones overflow there."""
-    known = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
-    except OSError:
-        return "none"
-    return " ".join(name for name in known if name in words) or "none"
 
 
 @functools.cache

@@ -118,12 +118,18 @@ def _rectifier(node: fx.Node) -> str:
     return "relu6" if operator in _RELU6 or bounded else ""
 
 
+def _pads_zeros(node: fx.Node) -> bool:
+    """Whether it sets zeros around its input, which every grid holds."""
+    mode, *value = [*node.args[2:], node.kwargs.get("value")] if _operator(node) == "pad" else [""]
+    return mode == "constant" and not any(value)
+
+
 def _source(node: fx.Node, owners: dict[fx.Node, str]) -> str:
     tail = node.args[0]
     while isinstance(tail, fx.Node):
         if tail in owners:
             return owners[tail]
-        keeps = _operator(tail) in _KEEPS_RANGE or _rectifier(tail)
+        keeps = _operator(tail) in _KEEPS_RANGE or _rectifier(tail) or _pads_zeros(tail)
         if tail.op != "call_function" or not keeps:
             return ""
         tail = tail.args[0]

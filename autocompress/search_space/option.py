@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autocompress.errors import ConfigError
 
-BITS = (2, 3, 4, 6, 8, 16, 32)
+BITS = (2, 3, 4, 6, 7, 8, 16, 32)
 ACTIVATIONS = ("float32", "int8")
 METHODS = ("obs", "nearest")
 _ID = re.compile(r"w(\d+)(?:-s(\d+(?:\.\d+)?))?(?:-r(\d+(?:\.\d+)?))?(-a8)?(-nearest)?")

@@ -53,6 +53,7 @@ def build_space(
     preset: SpacePreset,
     reject: Callable[[Option, Layer], str],
     file: str = "the search space",
+    suited: Callable[[Option], Option] = lambda option: option,
 ) -> Space:
     """Offers every option of the preset that the device can hold and run, for every treated layer.
 
@@ -61,6 +62,7 @@ def build_space(
         preset: The catalogue of options.
         reject: Says why the device cannot take an option for a layer; empty when it can.
         file: Where the preset came from, for messages.
+        suited: The option that takes the place of one which the device does not run well.
 
     Raises:
         ConfigError: If a pattern matches no layer, or no layer is left to treat.
@@ -74,7 +76,7 @@ def build_space(
             removed.setdefault("excluded by the search space", []).append(layer.name)
             continue
         menu = []
-        for option in preset.options():
+        for option in dict.fromkeys(map(suited, preset.options())):
             reason = (
                 "" if option.is_identity else _no_smaller(option, layer) or reject(option, layer)
             )

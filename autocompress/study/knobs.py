@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 
-PROTECTED_BITS = 8  # the fewest that a protected unit is stored with
+PROTECTED_BITS = 7  # the fewest that a protected unit is stored with: what int8 kernels take
 
 Reject = Callable[[Option, Layer], str]
 
@@ -67,12 +67,12 @@ def protected(layers: Sequence[Layer], protect: str) -> frozenset[str]:
 
 
 def sparing(reject: Reject, names: Collection[str]) -> Reject:
-    """`reject`, and for the layers of these names all but plain options of 8 bits and more."""
+    """`reject`, and for the layers of these names all but plain options of 7 bits and more."""
 
     def rejects(option: Option, layer: Layer) -> str:
         is_strong = option.bits < PROTECTED_BITS or option.sparsity > 0 or option.is_factored
         if layer.name in names and is_strong:
-            return "protected: stronger than 8 bits"
+            return "protected: stronger than 7 bits"
         return reject(option, layer)
 
     return rejects

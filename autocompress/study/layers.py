@@ -40,6 +40,7 @@ def layer_shares(study: Study) -> list[dict[str, Any]]:
             study.space,
             lambda option, layer: reject(option, layer, study.device, study.settings.storage),
             study.space_file,
+            study.device.suited,
         )
         menus = space.units
     except ConfigError:
@@ -91,7 +92,7 @@ def measure_device(name: str, folder: Path | None, listener: Listener) -> tuple[
     if folder is None:
         dense, inputs = reference_model()
         layers, seed = trace(dense, inputs), 0
-        menu = (Option(), Option(rank=0.5), Option(bits=8, activations="int8"))
+        menu = (Option(), Option(rank=0.5), Option(bits=7, activations="int8"))
         menus: dict[str, Any] = {layer.name: menu for layer in layers if layer.is_treated}
     else:
         study = load_study(folder, {"device": name})
@@ -100,7 +101,11 @@ def measure_device(name: str, folder: Path | None, listener: Listener) -> tuple[
         seed = study.settings.seed
         menus = dict(
             build_space(
-                layers, study.space, lambda o, x: reject(o, x, device), study.space_file
+                layers,
+                study.space,
+                lambda option, layer: reject(option, layer, device),
+                study.space_file,
+                device.suited,
             ).units
         )
     profile = fit_latency(

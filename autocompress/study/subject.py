@@ -220,7 +220,7 @@ def look(study: Study, listener: Listener, folder: Path | None = None) -> tuple[
         lambda option, layer: reject(option, layer, study.device, study.settings.storage),
         protected(offered, study.settings.knobs.protect),
     )
-    space = build_space(model.layers, study.space, refused, study.space_file)
+    space = build_space(model.layers, study.space, refused, study.space_file, study.device.suited)
     return model, space
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autocompress.compression.moments import activate
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
 from autocompress.model.layer import Layer
 from autocompress.model.trace import trace
@@ -54,6 +55,27 @@ class Plain(nn.Module):
         return self.head(x.flatten(1))
 
 
+class Mobile(nn.Module):
+    """An inverted residual as in MobileNetV2: ReLU6, depthwise, zeros on two sides only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(3, 24, 1)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+        self.depthwise = nn.Conv2d(24, 24, 3, stride=2, groups=24)
+        self.project = nn.Conv2d(24, 8, 1)
+        self.same = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+        self.rectify = nn.ReLU6()
+        with torch.no_grad():
+            self.expand.weight *= 8  # so that values reach 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rectify(self.expand(x))
+        x = self.project(self.rectify(self.depthwise(self.pad(x))))
+        return self.head((x + self.same(x)).mean((2, 3)))
+
+
 class Bench:
     """A model with what is needed to treat its layers, whatever the compression methods are."""
 
@@ -96,7 +118,7 @@ class Bench:
     def _grid(self, name: str) -> Grid:
         layer = next(layer for layer in self.layers if layer.name == name)
         values = self._values[name][1]
-        return _covering(values.relu() if layer.activation else values)
+        return _covering(activate(values, layer.activation))
 
     @torch.no_grad()
     def _record(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -142,6 +164,11 @@ def mixed() -> Bench:
 @pytest.fixture(scope="session")
 def plain() -> Bench:
     return _bench(Plain, 8)
+
+
+@pytest.fixture(scope="session")
+def mobile() -> Bench:
+    return _bench(Mobile, 9)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from autocompress.hardware.fit import Point, judge, spearman
 from autocompress.hardware.timing import Timing
 from autocompress.search_space.option import Option
 
-INT8 = Option(bits=8, activations="int8")
+INT8 = Option(bits=7, activations="int8")
 HALF = Option(rank=0.5)
 MENU = (Option(), INT8, HALF)
 NAMES = [f"layer{index}" for index in range(6)]

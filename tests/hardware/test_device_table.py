@@ -30,8 +30,17 @@ def test_an_unknown_device_lists_the_known_ones() -> None:
 
 def test_options_with_the_same_kernels_share_a_class() -> None:
     small = Option(bits=3, sparsity=0.9, rank=0.25, activations="int8")
-    assert kernel_class(small) == Option(bits=8, rank=0.25, activations="int8")
+    assert kernel_class(small) == Option(bits=7, rank=0.25, activations="int8")
     assert kernel_class(Option(bits=4, sparsity=0.5, method="nearest")).is_identity
+
+
+def test_int8_weights_are_as_wide_as_the_fast_kernels_take() -> None:
+    wide, narrow = replace(DEVICE, int8_bits=8), replace(DEVICE, int8_bits=7)
+    option = Option(bits=8, rank=0.5, activations="int8")
+    assert wide.suited(option) == option
+    assert narrow.suited(option) == replace(option, bits=7)
+    for kept in (Option(), Option(bits=8), Option(bits=6, activations="int8")):
+        assert narrow.suited(kept) == kept
 
 
 def test_what_cannot_be_stored_or_run_has_a_reason() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.treated import Treated
+from autocompress.compression.treated import Grid, Treated, build_module
 from autocompress.errors import DeviceError, TaskError
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, fused_ops, optimized_graph
@@ -20,7 +22,7 @@ from autocompress.hardware.runtimes.onnx_graph import (
     same_work,
 )
 from autocompress.hardware.runtimes.onnx_layer import dense_treated
-from autocompress.hardware.runtimes.onnx_session import open_session
+from autocompress.hardware.runtimes.onnx_session import largest_code, open_session
 from autocompress.model.trace import trace
 
 
@@ -63,7 +65,7 @@ def test_float_layers_equal_their_torch_twin(mixed, mixed_graph, bits, rank, sto
     assert len(operators) == sum(map(_steps, treated.values()))
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 7, 4])
 @pytest.mark.parametrize("rank", [0, 4])
 def test_int8_layers_are_fused_and_within_two_steps_of_their_twin(
     mixed, mixed_graph, bits, rank
@@ -77,6 +79,41 @@ def test_int8_layers_are_fused_and_within_two_steps_of_their_twin(
     difference = np.abs(run(proto, mixed.inputs) - mixed.twin(treated).numpy())
     assert difference.max() <= 2.01 * step
     assert (difference > 0.5 * step).mean() < 0.2
+
+
+def test_relu6_and_zeros_around_an_input_belong_to_the_layer(mobile) -> None:
+    graph = export_float(mobile.model, mobile.layers, mobile.example)
+    assert not {"Clip", "Pad"} & {node.op_type for node in graph.proto.graph.node}
+    for int8 in (False, True):
+        treated = {name: mobile.treat(name, 7, int8=int8) for name in mobile.names}
+        proto = assemble(graph, treated)
+        operators = check_fused(proto, treated)
+        assert all(operator.startswith("Q") == int8 for operator in operators.values())
+        left = Counter(node.op_type for node in optimized_graph(proto).graph.node)
+        # The grids meet within the block: only the sum is float.
+        assert left["QuantizeLinear"] <= 3 * int8
+        assert not {"Clip", "Pad"} & set(left)
+        twin = mobile.twin(treated).numpy()
+        room = 2.01 * treated["head"].grids[-1].scale if int8 else 1e-4
+        assert np.abs(run(proto, mobile.inputs) - twin).max() <= room
+
+
+@pytest.mark.parametrize("largest", [63, 127])
+def test_int8_sums_do_not_overflow_on_any_processor(plain, plain_graph, largest: int) -> None:
+    """The fast kernels of processors without VNNI add two products in 16 bits."""
+    values = plain.treat("b")
+    (stored,) = values.weights
+    full = replace(stored, codes=torch.full_like(stored.codes, largest))
+    grid = replace(values.grids[0], zero_point=0)
+    treated = {"b": replace(values, weights=(full,), grids=(grid, Grid(1.0, 0)))}
+    proto = assemble(plain_graph, treated)
+    assert largest_code(proto) == largest
+    inputs = 100 * plain.inputs.abs()
+    model = copy.deepcopy(plain.model)
+    model.b = build_module(plain.model.b, treated["b"])
+    with torch.no_grad():
+        wanted = model(inputs).numpy()
+    assert np.abs(run(proto, inputs) - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("name", ["stem", "grouped", "conv", "tokens", "hidden", "head"])

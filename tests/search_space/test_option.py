@@ -61,7 +61,7 @@ def test_shares_are_kept_to_six_decimals() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"bits": 5}, r"Option\(bits=5\): allowed are 2, 3, 4, 6, 8, 16, 32"),
+        ({"bits": 5}, r"Option\(bits=5\): allowed are 2, 3, 4, 6, 7, 8, 16, 32"),
         ({"bits": 0}, r"Option\(bits=0\): allowed"),
         ({"sparsity": 1.0}, r"Option\(sparsity=1.0\): must lie in \[0, 1\)"),
         ({"sparsity": -0.1}, r"Option\(sparsity=-0.1\): must lie in \[0, 1\)"),
@@ -119,8 +119,8 @@ def test_a_candidate_is_plain_data_and_back() -> None:
     assert CANDIDATE["fc.0"] == Option(4, 0.9, 0.25)
     with pytest.raises(KeyError):
         CANDIDATE["fc.1"]
-    with pytest.raises(ConfigError, match="bits=7"):
-        Candidate.from_dict({"conv1": "w7"})
+    with pytest.raises(ConfigError, match="bits=5"):
+        Candidate.from_dict({"conv1": "w5"})
 
 
 def test_candidates_that_differ_have_other_ids() -> None:

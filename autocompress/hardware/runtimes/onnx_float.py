@@ -7,12 +7,14 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from autocompress.errors import TaskError
@@ -79,7 +81,9 @@ def export_float(
                 f"layer {layer.name!r} was not found in the exported ONNX graph; "
                 "exclude it in the search space"
             )
-    return FloatGraph(_tidy(proto), treated, modules, static_batch)
+    proto = _tidy(proto)
+    _absorb_pads(proto.graph, {layer.name for layer in treated if layer.kind == "Conv2d"})
+    return FloatGraph(proto, treated, modules, static_batch)
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelProto, int]:
@@ -201,6 +205,26 @@ def _absorb_activations(
             node.attribute.append(helper.make_attribute("activation", activation))
             gone |= {id(reader) for reader in (*after, *casts)}
     return [node for node in nodes if id(node) not in gone]
+
+
+def _absorb_pads(graph: onnx.GraphProto, convolutions: Collection[str]) -> None:
+    """Let a convolution's hole take in the zeros that are set around its input for it alone."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Pad"}
+    reads = Counter(name for node in graph.node for name in node.input)
+    for node in list(graph.node):
+        pad = makers.get(node.input[0]) if node.name in convolutions else None
+        if pad is None or reads[pad.output[0]] > 1 or len(pad.input) > 3:
+            continue
+        modes = [attribute.s for attribute in pad.attribute if attribute.name == "mode"]
+        sizes, value = stored.get(pad.input[1]), stored.get((*pad.input, "")[2], np.zeros(1))
+        if sizes is None or sizes.size != 8 or value.any() or modes not in ([], [b"constant"]):
+            continue
+        if sizes[[0, 1, 4, 5]].any() or sizes.min() < 0:
+            continue
+        node.attribute.append(helper.make_attribute("pads", sizes[[2, 3, 6, 7]].tolist()))
+        node.input[0] = pad.input[0]
+        graph.node.remove(pad)
 
 
 def _scopes(node: onnx.NodeProto) -> list[str]:

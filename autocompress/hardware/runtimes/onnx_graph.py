@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 import onnx
+from onnx import helper
 
 from autocompress.compression.treated import Treated
 from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
@@ -72,6 +73,7 @@ def _fill(
     graph: FloatGraph, node: onnx.NodeProto, treated: Treated | None, storage: str, call: int
 ) -> LayerNodes:
     module = graph.modules[node.name]
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     return layer_nodes(
         next(layer for layer in graph.layers if layer.name == node.name),
         module,
@@ -79,7 +81,8 @@ def _fill(
         storage,
         tensor_in=node.input[0],
         tensor_out=node.output[0],
-        activation=next((a.s.decode() for a in node.attribute if a.name == "activation"), ""),
+        activation=attributes.get("activation", b"").decode(),
+        pads=tuple(attributes.get("pads", ())),
         call=call,
     )
 

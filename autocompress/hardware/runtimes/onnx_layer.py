@@ -7,8 +7,9 @@ tensor, int8 weights per output channel, int32 bias.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def layer_nodes(
     tensor_in: str = "input",
     tensor_out: str = "output",
     activation: str = "",
+    pads: Sequence[int] = (),
     call: int = 0,
 ) -> LayerNodes:
     """Write one call of a treated layer.
@@ -75,6 +77,8 @@ def layer_nodes(
         tensor_out: Name of the tensor that it gives, rounded to its grid when int8.
         activation: `relu` or `relu6` where one belongs to the layer; it comes before the rounding,
             so that the kernel absorbs it.
+        pads: Rows and columns of zeros that a convolution sets around its input beside its own
+            padding: top, left, bottom, right.
         call: Number of this call; stored tensors belong to call 0 and are shared.
 
     Raises:
@@ -82,7 +86,7 @@ def layer_nodes(
     """
     if storage not in STORAGES:
         raise DeviceError(f"storage {storage!r}: allowed are {', '.join(STORAGES)}")
-    writer = _Writer(layer, module, storage, call)
+    writer = _Writer(layer, module, storage, pads, call)
     if treated.is_int8 and treated.grids[-1] is None and (activation or layer.kind == "Conv2d"):
         raise DeviceError(
             f"layer {layer.name!r}: an int8 convolution, and an int8 layer with an activation, "
@@ -103,10 +107,13 @@ def dense_treated(module: nn.Module) -> Treated:
 class _Writer:
     """Collects the nodes of one call of a layer; every name begins with the layer's."""
 
-    def __init__(self, layer: Layer, module: nn.Module, storage: str, call: int) -> None:
+    def __init__(
+        self, layer: Layer, module: nn.Module, storage: str, pads: Sequence[int], call: int
+    ) -> None:
         self.layer = layer
         self.module = module
         self.storage = storage
+        self.pads = pads
         self.call = call
         self.result = LayerNodes()
 
@@ -152,7 +159,7 @@ class _Writer:
         elif bias is not None:
             inputs.append(self.tensor("bias", bias.float().numpy()))
         if isinstance(self.module, nn.Conv2d):
-            attributes: dict[str, Any] = convolution_attributes(self.module) if not index else {}
+            attributes = {} if index else convolution_attributes(self.module, self.pads)
             self.node("Conv", inputs, target, name=self.step_name(index), **attributes)
         else:
             self.node("Gemm", inputs, target, name=self.step_name(index), transB=1)
@@ -274,7 +281,7 @@ class _Writer:
         return target
 
 
-def convolution_attributes(module: nn.Conv2d) -> dict[str, Any]:
+def convolution_attributes(module: nn.Conv2d, more_pads: Sequence[int] = ()) -> dict[str, Any]:
     """Attributes of the ONNX `Conv` node of a convolution whose padding, if any, is of zeros."""
     if module.padding_mode != "zeros":
         pads = [0, 0, 0, 0]  # the exporter writes a Pad node in front of the layer
@@ -283,6 +290,7 @@ def convolution_attributes(module: nn.Conv2d) -> dict[str, Any]:
         pads = [top, left, bottom, right]
     else:
         pads = [*module.padding, *module.padding]
+    pads = [pad + more for pad, more in zip_longest(pads, more_pads, fillvalue=0)]
     return {
         "dilations": list(module.dilation),
         **({"group": module.groups} if module.groups > 1 else {}),

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
+from onnx import numpy_helper
 
 from autocompress.errors import StorageError
 
@@ -71,10 +73,11 @@ def open_session(
     options.intra_op_num_threads = loader.threads if threads is None else threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # x86 processors without VNNI add two products of u8 and s8 in 16 bits, which overflow: sums
-    # are silently wrong.  This makes the runtime take its slower, exact kernels there, and nothing
-    # elsewhere.
-    options.add_session_config_entry(EXACT_KEY, "1")
+    # x86 processors without VNNI add two products of u8 and s8 in 16 bits, which overflow where a
+    # code is above 64: sums are silently wrong.  This makes the runtime take slower, exact kernels
+    # there, and nothing elsewhere.
+    if largest_code(model) > 64:
+        options.add_session_config_entry(EXACT_KEY, "1")
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     return onnxruntime.InferenceSession(
@@ -83,6 +86,16 @@ def open_session(
         providers=["CPUExecutionProvider"],
         disabled_optimizers=list(loader.disabled_optimizers),
     )
+
+
+def largest_code(model: onnx.ModelProto) -> int:
+    """The largest absolute int8 code among the stored tensors; 0 where there are none."""
+    codes = [
+        numpy_helper.to_array(tensor).astype(np.int16)
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8
+    ]
+    return max((int(np.abs(code).max(initial=0)) for code in codes), default=0)
 
 
 def read_proto(path: str | Path) -> onnx.ModelProto:

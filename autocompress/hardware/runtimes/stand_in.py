@@ -54,6 +54,7 @@ def _floats(matrix: Tensor) -> StoredTensor:
 
 
 def _codes(matrix: Tensor) -> StoredTensor:
-    scale = (matrix.abs().amax(1) / 127).clamp_min(1e-6).half()
-    codes = torch.round(matrix / scale.float()[:, None]).clamp(-127, 127).to(torch.int8)
-    return StoredTensor(8, codes, scale)
+    # Seven bits: the kernels that `kernel_class` means.
+    scale = (matrix.abs().amax(1) / 63).clamp_min(1e-6).half()
+    codes = torch.round(matrix / scale.float()[:, None]).clamp(-63, 63).to(torch.int8)
+    return StoredTensor(7, codes, scale)
