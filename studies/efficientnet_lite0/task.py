@@ -52,14 +52,17 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         hidden = expansion * inputs
-        widen = [*convolution(inputs, hidden), nn.ReLU6()] if expansion > 1 else []
-        filters = [*convolution(hidden, hidden, kernel, stride, groups=hidden), nn.ReLU6()]
-        self.body = nn.Sequential(*widen, *filters, *convolution(hidden, outputs))
+        self.expand: nn.Module = nn.Identity()
+        if expansion > 1:
+            self.expand = nn.Sequential(*convolution(inputs, hidden), nn.ReLU6())
+        filters = convolution(hidden, hidden, kernel, stride, groups=hidden)
+        self.depthwise = nn.Sequential(*filters, nn.ReLU6())
+        self.project = nn.Sequential(*convolution(hidden, outputs))
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, inputs, h, w)` to `(n, outputs, h / stride, w / stride)`."""
-        y = self.body(x)
+        y = self.project(self.depthwise(self.expand(x)))
         return x + y if self.adds else y
 
 
