@@ -61,7 +61,7 @@ def fault(
 def samples(
     group: ChannelGroup, step: int = STEP, rng: np.random.Generator | None = None
 ) -> list[dict[ChannelGroup, list[int]]]:
-    """Kept sets that a group is verified with: a half, and the most and least of whole steps.
+    """Kept sets that a group is verified with: a half, the most, and one piece if allowed.
 
     Args:
         group: Of at least two pieces.
@@ -70,7 +70,9 @@ def samples(
     """
     rng = rng or np.random.default_rng(0)
     counts = group.counts(step) or (group.size - 1,)
-    sizes = list(dict.fromkeys([max(1, group.size // 2), counts[-1], counts[0]]))
+    # One channel alone would be broadcast where it should not be: that is tried if it may happen.
+    one = [1] if counts[0] == 1 else []
+    sizes = list(dict.fromkeys([max(1, group.size // 2), counts[-1], *one]))
     if len(sizes) == 1:
         sizes *= 2  # the same number of other pieces
     return [{group: sorted(rng.permutation(group.size)[:n].tolist())} for n in sizes]
