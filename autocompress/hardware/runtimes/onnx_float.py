@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from autocompress.errors import TaskError
+from autocompress.hardware.runtimes.onnx_reshape import free_reshapes
 from autocompress.model.layer import Layer
 
 OPSET = 21  # the first with int4 tensors
@@ -242,6 +243,7 @@ def _tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
     with _quiet():
         proto = rewriter.rewrite(optimizer.optimize(proto))
         proto = optimizer.optimize(proto)
+    free_reshapes(proto)
     del proto.metadata_props[:], proto.graph.value_info[:], proto.graph.metadata_props[:]
     proto.graph.doc_string = proto.doc_string = ""
     proto.producer_name, proto.producer_version = "autocompress", ""

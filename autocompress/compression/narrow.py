@@ -1,0 +1,207 @@
+"""One layer with fewer channels: its compensated weight, and what calibration says about it.
+
+A narrow layer is a layer like any other: it can be pruned, factored and rounded further.  What is
+stored for it can be put back into the full width, with zeros for what is gone.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compression.moments import Statistics, damped
+from autocompress.compression.treated import StoredTensor, Treated
+from autocompress.model.layer import Layer
+from autocompress.model.shrink import Kept, slice_module
+
+
+@dataclass(frozen=True)
+class NarrowLayer:
+    """What `compress_layer` takes.
+
+    Args:
+        layer: The record, with the shapes of the narrow layer.
+        module: A new Linear or Conv2d.
+        statistics: Of the narrow input.
+        error: What the removal of the columns cost: `tr(D H D^T) / tr(W H W^T)` over all rows.
+    """
+
+    layer: Layer
+    module: nn.Module
+    statistics: Statistics
+    error: float
+
+
+def narrow_layer(
+    layer: Layer, module: nn.Module, statistics: Statistics, kept: Kept
+) -> NarrowLayer:
+    """A layer without some of its channels; the columns that stay make up for those that go.
+
+    Args:
+        layer: The record of the layer.
+        module: The dense Linear or Conv2d; not changed.
+        statistics: Of the layer's input.
+        kept: Channels that stay.
+    """
+    narrow = copy.deepcopy(module)
+    columns = weight_columns(module, kept.columns)
+    error = 0.0
+    if kept.columns is not None:
+        weight = module.weight.detach().flatten(1).double()  # type: ignore[operator]
+        moment = removal_moment(module, statistics)
+        fitted = compensate(weight, moment, columns)
+        change = -weight
+        change[:, columns] += fitted
+        whole = float(((weight @ moment) * weight).sum().clamp_min(1e-30))
+        error = float(((change @ moment) * change).sum()) / whole
+        with torch.no_grad():
+            flat = narrow.weight.flatten(1)  # type: ignore[operator]
+            flat[:, columns] = fitted.float()
+            narrow.weight.copy_(flat.reshape(narrow.weight.shape))  # type: ignore[operator, arg-type]
+            if isinstance(narrow.bias, Tensor):
+                narrow.bias -= (change @ statistics.mean).float()
+    slice_module(narrow, kept)
+    return NarrowLayer(
+        _record(layer, module, kept),
+        narrow,
+        _statistics(module, statistics, kept, columns),
+        error,
+    )
+
+
+def removal_moment(module: nn.Module, statistics: Statistics) -> Tensor:
+    """The moment under which columns are removed, `(d, d)` float64, damped.
+
+    A bias makes up for the mean of what is gone, so that only the spread about it counts.
+
+    Args:
+        module: The dense Linear or Conv2d.
+        statistics: Of its input.
+    """
+    moment = statistics.second_moment
+    if isinstance(module.bias, Tensor):
+        moment = moment - torch.outer(statistics.mean, statistics.mean)
+    # As much as is added to the moment itself, whose diagonal is larger.
+    scale = statistics.second_moment.diagonal().mean() / moment.diagonal().mean().clamp_min(1e-12)
+    return damped(moment, statistics.damping * float(scale))
+
+
+def compensate(weight: Tensor, moment: Tensor, columns: Tensor) -> Tensor:
+    """Least-squares weights on some columns: `W H[:, K] H[K, K]^-1`.
+
+    Args:
+        weight: `(out, d)` float64 to stand in for.
+        moment: `(d, d)` float64, damped.
+        columns: `(k,)` that stay.
+
+    Returns:
+        `(out, k)` float64.
+    """
+    factor = torch.linalg.cholesky(moment[columns][:, columns])
+    wanted = weight @ moment[:, columns]
+    fitted: Tensor = torch.cholesky_solve(wanted.T, factor).T
+    return fitted
+
+
+def embed(treated: Treated, module: nn.Module, kept: Kept) -> Treated:
+    """What is stored for a narrow layer, in the full width: zeros stand for what is gone.
+
+    Args:
+        treated: What is stored for the narrow layer.
+        module: The dense layer of full width.
+        kept: Channels that the narrow layer has.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    first, *rest = treated.weights
+    columns = weight_columns(module, kept.columns)
+    first = _spread(first, None, 0, columns, weight[0].numel())
+    stored = [first, *rest]
+    bias = treated.bias
+    if kept.rows is not None:
+        last = stored[-1]
+        every = torch.arange(last.codes.shape[1])
+        stored[-1] = _spread(last, kept.rows, len(weight), every, len(every))
+        if bias is not None:
+            wide = bias.new_zeros(len(weight))
+            wide[kept.rows] = bias
+            bias = wide
+    return Treated(tuple(stored), bias, treated.grids)
+
+
+def weight_columns(module: nn.Module, channels: Tensor | None) -> Tensor:
+    """Columns of the weight matrix `(out, in * kh * kw)` that some input channels own.
+
+    Args:
+        module: A Linear or Conv2d.
+        channels: `(n,)` or `(pieces, n)`; None for all.
+
+    Returns:
+        `(n * kh * kw,)` or `(pieces, n * kh * kw)`.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    taps = weight[0, 0].numel()
+    if channels is None:
+        channels = torch.arange(weight.shape[1])
+    return (channels[..., None] * taps + torch.arange(taps)).flatten(-2)
+
+
+def _spread(
+    stored: StoredTensor, rows: Tensor | None, height: int, columns: Tensor, width: int
+) -> StoredTensor:
+    """A stored matrix in a larger one of zeros."""
+    codes, scale = stored.codes, stored.scale
+    wide = codes.new_zeros(len(codes), width)
+    wide[:, columns] = codes
+    if rows is None:
+        return StoredTensor(stored.bits, wide, scale)
+    tall = wide.new_zeros(height, width)
+    tall[rows] = wide
+    if scale is not None:
+        steps = scale.new_ones(height)  # of rows of zeros: any step will do
+        steps[rows] = scale
+        scale = steps
+    return StoredTensor(stored.bits, tall, scale)
+
+
+def _record(layer: Layer, module: nn.Module, kept: Kept) -> Layer:
+    rows = layer.weight_shape[0] if kept.rows is None else len(kept.rows)
+    inputs = layer.weight_shape[1] if kept.columns is None else len(kept.columns)
+    shape = (rows, inputs, *layer.weight_shape[2:])
+    channel = -1 if isinstance(module, nn.Linear) else -3
+    share = rows * inputs / (layer.weight_shape[0] * layer.weight_shape[1])
+    weights = rows * inputs
+    for size in layer.weight_shape[2:]:
+        weights *= size
+    return replace(
+        layer,
+        weight_shape=shape,
+        parameters=weights + (rows if isinstance(module.bias, Tensor) else 0),
+        macs=round(layer.macs * share),
+        input_shape=_resized(layer.input_shape, channel, inputs),
+        output_shape=_resized(layer.output_shape, channel, rows),
+    )
+
+
+def _resized(shape: tuple[int, ...], dimension: int, size: int) -> tuple[int, ...]:
+    sizes = list(shape)
+    sizes[dimension] = size
+    return tuple(sizes)
+
+
+def _statistics(
+    module: nn.Module, statistics: Statistics, kept: Kept, columns: Tensor
+) -> Statistics:
+    if kept.columns is None:
+        return statistics
+    channel = -1 if isinstance(module, nn.Linear) else -3
+    return replace(
+        statistics,
+        second_moment=statistics.second_moment[columns][:, columns],
+        mean=statistics.mean[columns],
+        sample=statistics.sample.index_select(channel, kept.columns),
+    )

@@ -1,0 +1,175 @@
+"""One export serves narrower models; where the graph fixes a width it is exported again."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from autocompress.compression.compress import compress_layer
+from autocompress.compression.moments import collect
+from autocompress.compression.narrow import narrow_layer
+from autocompress.compression.treated import Treated, build_module
+from autocompress.hardware.runtimes import onnx_narrow
+from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.onnx_graph import assemble
+from autocompress.hardware.runtimes.onnx_narrow import narrow_graph
+from autocompress.hardware.runtimes.onnx_session import open_session
+from autocompress.model.grouping import find_groups
+from autocompress.model.shrink import kept_channels, shrink
+from autocompress.model.swap import swap
+from autocompress.model.trace import trace
+from autocompress.search_space.option import Option
+
+
+class Flat(nn.Module):
+    """Convolution to Linear through a flatten; two Linear on tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 12, 3, padding=1)
+        self.c, self.d = nn.Linear(12, 20), nn.Linear(20, 8)
+        self.e, self.f = nn.Linear(128, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x).relu()).relu().flatten(2).transpose(1, 2)
+        x = self.d(self.c(x).relu()).relu().flatten(1)
+        return self.f(self.e(x).relu())
+
+
+class Between(nn.Module):
+    """Batch norms and a depthwise convolution that are no layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.b, self.fc = nn.Conv2d(16, 8, 1), nn.Linear(8, 4)
+        nn.init.uniform_(self.n.weight)
+        nn.init.uniform_(self.n.running_mean)
+        nn.init.uniform_(self.n.running_var, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.depthwise(self.n(self.a(x).relu()))
+        return self.fc(self.b(x.relu()).relu().mean((2, 3)))
+
+
+class Heads(nn.Module):
+    """A reshape into heads names their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.out = nn.Linear(6, 16), nn.Linear(16, 48), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        q, k, v = self.qkv(self.embed(x).tanh()).reshape(batch, tokens, 3, -1, 4).unbind(2)
+        y = nn.functional.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        )
+        return self.out(y.transpose(1, 2).flatten(2).mean(1))
+
+
+NETS = {
+    "flat": (Flat, (2, 3, 8, 8), False),
+    "between": (Between, (2, 3, 8, 8), False),
+    "heads": (Heads, (2, 5, 6), True),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_graph_of_the_original_gives_that_of_a_narrower_model(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make, shape, exports = NETS[name]
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(*shape)
+    layers = trace(model, (x,))
+    graph = export_float(model, layers, (x,))
+    before = graph.proto.SerializeToString()
+    groups = [group for group in find_groups(model, layers, (x,), 4) if not group.frozen]
+    assert groups
+    rng = np.random.default_rng(0)
+    kept = {g: rng.permutation(g.size)[: g.size // 2].tolist() for g in groups}
+    small = shrink(model, kept)
+    again: list[FloatGraph] = []
+
+    def export(*arguments: object) -> FloatGraph:
+        again.append(export_float(*arguments))  # type: ignore[arg-type]
+        return again[-1]
+
+    monkeypatch.setattr(onnx_narrow, "export_float", export)
+    narrow = narrow_graph(graph, model, small, trace(small, (x,)), (x,))
+    assert bool(again) == exports
+    assert graph.proto.SerializeToString() == before
+    # Another batch than the one that was exported.
+    inputs = torch.randn(5, *shape[1:])
+    with torch.no_grad():
+        np.testing.assert_allclose(run(assemble(narrow, {}), inputs), small(inputs), atol=1e-5)
+        np.testing.assert_allclose(run(assemble(graph, {}), inputs), model(inputs), atol=1e-5)
+
+
+def run(proto: onnx.ModelProto, inputs: Tensor) -> np.ndarray:
+    session = open_session(proto)
+    (output,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    return output
+
+
+def test_a_module_that_the_optimiser_merged_with_another_leads_to_a_new_export() -> None:
+    torch.manual_seed(0)
+    model, x = Between().eval(), torch.randn(2, 3, 8, 8)
+    nn.init.ones_(model.n.running_var)
+    nn.init.ones_(model.n.weight)  # of equal content: one tensor in the graph
+    layers = trace(model, (x,))
+    graph = export_float(model, layers, (x,))
+    group = find_groups(model, layers, (x,), 4)[0]
+    small = shrink(model, {group: range(4)})
+    records = trace(small, (x,))
+    assert onnx_narrow.fill_narrow(graph, model, small, records) is None
+    narrow = narrow_graph(graph, model, small, records, (x,))
+    with torch.no_grad():
+        np.testing.assert_allclose(run(assemble(narrow, {}), x), small(x), atol=1e-5)
+
+
+def test_reshapes_name_no_features() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 8, 8)
+    model = Flat().eval()
+    graph = export_float(model, trace(model, (x,)), (x,)).proto.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    targets = [
+        numpy_helper.to_array(stored[node.input[1]]).tolist()
+        for node in graph.node
+        if node.op_type == "Reshape"
+    ]
+    assert targets == [[0, 0, -1], [0, -1]]
+
+
+def test_channels_bits_and_rank_together_in_one_file() -> None:
+    torch.manual_seed(0)
+    model, x = Flat().eval(), torch.randn(40, 3, 8, 8)
+    layers = {layer.name: layer for layer in trace(model, (x[:1],))}
+    statistics = collect(model, list(layers.values()), (x,))
+    graph = export_float(model, list(layers.values()), (x[:1],))
+    groups = find_groups(model, list(layers.values()), (x[:1],), 4)
+    kept = {group: range(group.size // 2) for group in groups if not group.frozen}
+    small, treated, records = shrink(model, kept), dict[str, Treated](), dict(layers)
+    option = Option(bits=8, rank=0.5, activations="int8")
+    for name, stays in kept_channels(model, kept).items():
+        narrow = narrow_layer(layers[name], model.get_submodule(name), statistics[name], stays)
+        records[name] = narrow.layer
+        swap(small, name, narrow.module)
+        ((_, treated[name], _),) = compress_layer(
+            narrow.layer, narrow.module, narrow.statistics, [option]
+        )
+    filled = narrow_graph(graph, model, small, list(records.values()), (x[:1],))
+    for name, stored in treated.items():
+        swap(small, name, build_module(small.get_submodule(name), stored))
+    with torch.no_grad():
+        wanted = small(x).numpy()
+    found = run(assemble(filled, treated), x)
+    assert (found.argmax(1) == wanted.argmax(1)).mean() >= 0.95
+    assert np.abs(found - wanted).max() <= 0.05 * np.abs(wanted).max()
