@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from autocompress.compression.channels import Channels
 from autocompress.compression.compress import compress_layer
 from autocompress.compression.moments import Statistics
-from autocompress.compression.treated import Grid, StoredTensor, Treated
+from autocompress.compression.narrow import narrow_layer
+from autocompress.compression.treated import Grid, Narrow, StoredTensor, Treated, stored_dense
 from autocompress.files import write_bytes
 from autocompress.model.layer import Layer
+from autocompress.model.shrink import Kept
 from autocompress.search_space.option import Option
 
 
@@ -45,11 +48,13 @@ class Bank:
     Args:
         folder: Created when the first entry is written.
         content: Hash of model weights and calibration inputs (`fingerprint`).
+        channels: Which channels narrow options keep.
     """
 
-    def __init__(self, folder: Path, content: str) -> None:
+    def __init__(self, folder: Path, content: str, channels: Channels | None = None) -> None:
         self.folder = folder
         self.content = content
+        self.channels = channels or Channels()
         self.made = 0
         self.reused = 0
         self._entries: dict[tuple[str, Option], Entry] = {}
@@ -75,7 +80,8 @@ class Bank:
             StorageError: If an entry cannot be written; those before it are kept.
         """
         missing = []
-        for option in options:
+        # Output channels are cut when an entry is looked up.
+        for option in dict.fromkeys(option.computed for option in options):
             if option.is_identity:
                 continue
             entry = _read(self._path(layer, option))
@@ -87,7 +93,7 @@ class Bank:
             done()
         if not missing:
             return
-        for option, treated, error in compress_layer(layer, module, statistics(), missing):
+        for option, treated, error in self._make(layer, module, statistics(), missing):
             entry = Entry(treated, error)
             path = self._path(layer, option)
             write_bytes(path, _pack(entry))
@@ -95,12 +101,50 @@ class Bank:
             self.made += 1
             done()
 
+    def _make(
+        self, layer: Layer, module: nn.Module, statistics: Statistics, options: list[Option]
+    ) -> Iterator[tuple[Option, Treated, float]]:
+        """Options by how many input channels they keep; each time a narrow layer is compressed."""
+        for share in dict.fromkeys(option.inputs for option in options):
+            same = [option for option in options if option.inputs == share]
+            kept = self.channels.kept(layer, same[0])
+            if kept is None:
+                yield from compress_layer(layer, module, statistics, same)
+                continue
+            small = narrow_layer(layer, module, statistics, Kept(None, kept.inputs))
+            whole = [replace(option, inputs=1.0) for option in same]
+            more = [option for option in whole if not option.is_identity]
+            found = compress_layer(small.layer, small.module, small.statistics, more)
+            plain = [(Option(), stored_dense(small.module), 0.0)] if Option() in whole else []
+            for option, treated, error in (*plain, *found):
+                # What goes with the channels, and what is done to the others.
+                own = replace(treated, narrow=kept)
+                yield replace(option, inputs=share), own, small.error + error
+
+    def stored(self, layer: Layer, module: nn.Module, option: Option) -> Treated:
+        """What is stored for a layer under an option, the identity included.
+
+        Args:
+            layer: The record of the layer.
+            module: The dense module.
+            option: One that was filled in, with any number of its output channels.
+        """
+        whole = option.computed
+        treated = stored_dense(module) if whole.is_identity else self[layer.name, whole].treated
+        kept = self.channels.kept(layer, option)
+        if kept is None or kept.outputs is None:
+            return treated
+        return treated.with_outputs(kept.outputs)
+
     def __getitem__(self, key: tuple[str, Option]) -> Entry:
-        return self._entries[key]
+        name, option = key
+        return self._entries[name, option.computed]
 
     def _path(self, layer: Layer, option: Option) -> Path:
         # The record too: another `forward` around the same weights gives other moments and grids.
-        text = json.dumps([self.content, repr(layer), option.id, recipe()])
+        kept = self.channels.kept(layer, option)
+        inputs = [] if kept is None or kept.inputs is None else kept.inputs.tolist()
+        text = json.dumps([self.content, repr(layer), option.id, recipe(), inputs])
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
 
@@ -118,7 +162,17 @@ def fingerprint(model: nn.Module, inputs: Iterable[Tensor]) -> str:
 def recipe() -> str:
     """Hash of the code that makes entries: another version of it makes other entries."""
     digest = hashlib.sha256()
-    for name in ("compress", "factorize", "moments", "quantize", "sparsify", "treated"):
+    for name in (
+        "channels",
+        "compress",
+        "eliminate",
+        "factorize",
+        "moments",
+        "narrow",
+        "quantize",
+        "sparsify",
+        "treated",
+    ):
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return digest.hexdigest()
 
@@ -132,9 +186,12 @@ def _pack(entry: Entry) -> bytes:
             tensors[f"scale{index}"] = weight.scale.contiguous()
     if treated.bias is not None:
         tensors["bias"] = treated.bias.contiguous()
+    if treated.narrow is not None and treated.narrow.inputs is not None:
+        tensors["inputs"] = treated.narrow.inputs
     facts = {
         "bits": [weight.bits for weight in treated.weights],
         "grids": [grid and [grid.scale, grid.zero_point] for grid in treated.grids],
+        "sizes": treated.narrow and treated.narrow.sizes,
         "error": entry.error,
     }
     return save(tensors, {"entry": json.dumps(facts)})
@@ -153,6 +210,9 @@ def _read(path: Path) -> Entry | None:
             for index, bits in enumerate(facts["bits"])
         )
         grids = tuple(Grid(*grid) if grid else None for grid in facts["grids"])
-        return Entry(Treated(weights, tensors.get("bias"), grids), float(facts["error"]))
+        sizes = facts["sizes"]
+        narrow = Narrow((sizes[0], sizes[1]), None, tensors["inputs"]) if sizes else None
+        treated = Treated(weights, tensors.get("bias"), grids, narrow)
+        return Entry(treated, float(facts["error"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None

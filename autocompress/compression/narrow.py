@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.moments import Statistics, damped
-from autocompress.compression.treated import StoredTensor, Treated
+from autocompress.compression.treated import Narrow, Treated
 from autocompress.model.layer import Layer
 from autocompress.model.shrink import Kept, slice_module
 
@@ -65,7 +65,10 @@ def narrow_layer(
                 narrow.bias -= (change @ statistics.mean).float()
     slice_module(narrow, kept)
     return NarrowLayer(
-        _record(layer, module, kept),
+        layer.narrowed(
+            None if kept.columns is None else len(kept.columns),
+            None if kept.rows is None else len(kept.rows),
+        ),
         narrow,
         _statistics(module, statistics, kept, columns),
         error,
@@ -107,7 +110,7 @@ def compensate(weight: Tensor, moment: Tensor, columns: Tensor) -> Tensor:
 
 
 def embed(treated: Treated, module: nn.Module, kept: Kept) -> Treated:
-    """What is stored for a narrow layer, in the full width: zeros stand for what is gone.
+    """What is stored for a narrow layer, with the channels of the whole layer that these are.
 
     Args:
         treated: What is stored for the narrow layer.
@@ -116,20 +119,8 @@ def embed(treated: Treated, module: nn.Module, kept: Kept) -> Treated:
     """
     weight = module.weight
     assert isinstance(weight, Tensor)
-    first, *rest = treated.weights
-    columns = weight_columns(module, kept.columns)
-    first = _spread(first, None, 0, columns, weight[0].numel())
-    stored = [first, *rest]
-    bias = treated.bias
-    if kept.rows is not None:
-        last = stored[-1]
-        every = torch.arange(last.codes.shape[1])
-        stored[-1] = _spread(last, kept.rows, len(weight), every, len(every))
-        if bias is not None:
-            wide = bias.new_zeros(len(weight))
-            wide[kept.rows] = bias
-            bias = wide
-    return Treated(tuple(stored), bias, treated.grids)
+    narrow = Narrow((weight.shape[0], weight.shape[1]), kept.rows, kept.columns)
+    return replace(treated, narrow=narrow)
 
 
 def weight_columns(module: nn.Module, channels: Tensor | None) -> Tensor:
@@ -148,49 +139,6 @@ def weight_columns(module: nn.Module, channels: Tensor | None) -> Tensor:
     if channels is None:
         channels = torch.arange(weight.shape[1])
     return (channels[..., None] * taps + torch.arange(taps)).flatten(-2)
-
-
-def _spread(
-    stored: StoredTensor, rows: Tensor | None, height: int, columns: Tensor, width: int
-) -> StoredTensor:
-    """A stored matrix in a larger one of zeros."""
-    codes, scale = stored.codes, stored.scale
-    wide = codes.new_zeros(len(codes), width)
-    wide[:, columns] = codes
-    if rows is None:
-        return StoredTensor(stored.bits, wide, scale)
-    tall = wide.new_zeros(height, width)
-    tall[rows] = wide
-    if scale is not None:
-        steps = scale.new_ones(height)  # of rows of zeros: any step will do
-        steps[rows] = scale
-        scale = steps
-    return StoredTensor(stored.bits, tall, scale)
-
-
-def _record(layer: Layer, module: nn.Module, kept: Kept) -> Layer:
-    rows = layer.weight_shape[0] if kept.rows is None else len(kept.rows)
-    inputs = layer.weight_shape[1] if kept.columns is None else len(kept.columns)
-    shape = (rows, inputs, *layer.weight_shape[2:])
-    channel = -1 if isinstance(module, nn.Linear) else -3
-    share = rows * inputs / (layer.weight_shape[0] * layer.weight_shape[1])
-    weights = rows * inputs
-    for size in layer.weight_shape[2:]:
-        weights *= size
-    return replace(
-        layer,
-        weight_shape=shape,
-        parameters=weights + (rows if isinstance(module.bias, Tensor) else 0),
-        macs=round(layer.macs * share),
-        input_shape=_resized(layer.input_shape, channel, inputs),
-        output_shape=_resized(layer.output_shape, channel, rows),
-    )
-
-
-def _resized(shape: tuple[int, ...], dimension: int, size: int) -> tuple[int, ...]:
-    sizes = list(shape)
-    sizes[dimension] = size
-    return tuple(sizes)
 
 
 def _statistics(

@@ -57,6 +57,21 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Narrow:
+    """Which channels a layer still has, of those that it had.
+
+    Args:
+        sizes: Output and input channels of the whole layer; only read where some are gone.
+        outputs: `(n,)` int64 output channels that stay, ascending; None for all.
+        inputs: `(n,)` input channels that stay; None for all.
+    """
+
+    sizes: tuple[int, int]
+    outputs: Tensor | None = None
+    inputs: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Treated:
     """One layer under one option.
 
@@ -66,22 +81,89 @@ class Treated:
         bias: `(out,)` float16 or float32, or None.
         grids: Empty for float activations.  For int8: grid of the input, then of each stored
             tensor's output; an output whose grid is None stays float.
+        narrow: Which channels these are the weights of; None for all.
     """
 
     weights: tuple[StoredTensor, ...]
     bias: Tensor | None
     grids: tuple[Grid | None, ...] = ()
+    narrow: Narrow | None = None
 
     @property
     def is_int8(self) -> bool:
         return bool(self.grids)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(out, in * kh * kw)` of the whole layer."""
+        rows, columns = self.weights[-1].codes.shape[0], self.weights[0].codes.shape[1]
+        if self.narrow is not None and self.narrow.outputs is not None:
+            rows = self.narrow.sizes[0]
+        if self.narrow is not None and self.narrow.inputs is not None:
+            columns = self.narrow.sizes[1] * (columns // len(self.narrow.inputs))
+        return rows, columns
+
     def matrix(self) -> Tensor:
         """The `(out, in * kh * kw)` float32 matrix of the whole layer."""
-        first, *rest = (weight.dense() for weight in self.weights)
+        first, *rest = (weight.dense() for weight in self.widened().weights)
         for factor in rest:
             first = factor @ first
         return first
+
+    def widened(self) -> Treated:
+        """The same in full width: zeros stand for the channels that are gone."""
+        if self.narrow is None:
+            return self
+        outputs, inputs = self.narrow.outputs, self.narrow.inputs
+        weights, bias = list(self.weights), self.bias
+        if inputs is not None:
+            taps = weights[0].codes.shape[1] // len(inputs)
+            columns = (inputs[:, None] * taps + torch.arange(taps)).flatten()
+            weights[0] = _spread_columns(weights[0], columns, self.narrow.sizes[1] * taps)
+        if outputs is not None:
+            weights[-1] = _spread_rows(weights[-1], outputs, self.narrow.sizes[0])
+            if bias is not None:
+                wide = bias.new_zeros(self.narrow.sizes[0])
+                wide[outputs] = bias
+                bias = wide
+        return Treated(tuple(weights), bias, self.grids)
+
+    def with_outputs(self, outputs: Tensor) -> Treated:
+        """A layer that has all of its output channels with some of them only."""
+        last = self.weights[-1]
+        scale = None if last.scale is None else last.scale[outputs]
+        kept = StoredTensor(last.bits, last.codes[outputs], scale)
+        inputs, width = (self.narrow.inputs, self.narrow.sizes[1]) if self.narrow else (None, 0)
+        return Treated(
+            (*self.weights[:-1], kept),
+            None if self.bias is None else self.bias[outputs],
+            self.grids,
+            Narrow((len(last.codes), width), outputs, inputs),
+        )
+
+
+def _spread_columns(stored: StoredTensor, columns: Tensor, width: int) -> StoredTensor:
+    wide = stored.codes.new_zeros(len(stored.codes), width)
+    wide[:, columns] = stored.codes
+    return StoredTensor(stored.bits, wide, stored.scale)
+
+
+def _spread_rows(stored: StoredTensor, rows: Tensor, height: int) -> StoredTensor:
+    tall = stored.codes.new_zeros(height, stored.codes.shape[1])
+    tall[rows] = stored.codes
+    scale = None
+    if stored.scale is not None:
+        scale = stored.scale.new_ones(height)  # of rows of zeros any step will do
+        scale[rows] = stored.scale
+    return StoredTensor(stored.bits, tall, scale)
+
+
+def stored_dense(module: nn.Module) -> Treated:
+    """What is stored for a layer that stays as it is: the module's own float32 weights."""
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    stored = StoredTensor(32, weight.detach().flatten(1), None)
+    return Treated((stored,), bias.detach() if isinstance(bias, Tensor) else None)
 
 
 class FakeQuantize(nn.Module):
@@ -116,6 +198,7 @@ def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
         TypeError: If `layer` is neither of the two.
     """
     steps: list[nn.Linear | nn.Conv2d]
+    treated = treated.widened()
     if isinstance(layer, nn.Linear):
         steps = [_linear(weight.dense()) for weight in treated.weights]
     elif isinstance(layer, nn.Conv2d):

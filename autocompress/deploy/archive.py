@@ -207,7 +207,7 @@ def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:
     if not isinstance(module, nn.Linear | nn.Conv2d):
         raise ArchiveError(f"layer {name!r} is a {type(module).__name__}, not Linear or Conv2d")
     rows, columns = matrix_shape(tuple(module.weight.shape))
-    stored = treated.weights[-1].codes.shape[0], treated.weights[0].codes.shape[1]
+    stored = treated.shape
     if stored != (rows, columns):
         raise ArchiveError(f"layer {name!r} is {stored} in the archive, {(rows, columns)} here")
     groups = module.groups if isinstance(module, nn.Conv2d) else 1

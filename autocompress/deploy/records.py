@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autocompress.compression import bits, coding
 from autocompress.compression.bits import Reader
-from autocompress.compression.treated import Grid, StoredTensor, Treated
+from autocompress.compression.treated import Grid, Narrow, StoredTensor, Treated
 from autocompress.errors import ArchiveError
 
 _DTYPES = {
@@ -117,19 +118,21 @@ def pack_layer(name: str, option_id: str, treated: Treated) -> bytes:
     if kind not in _BIAS or (bias is not None and bias.shape != weights[-1].codes.shape[:1]):
         raise ValueError(f"{name}: bias must be float16 or float32, one for each output")
     flags = len(weights) - 1 | _BIAS.index(kind) << 1 | bool(grids) << 3
+    flags |= bool(treated.narrow) << 7
     for index, grid in enumerate(grids):
         flags |= (grid is not None) << (4 + index)
     parts = [bits.block(name.encode()), bits.block(option_id.encode()), bytes([flags])]
     parts += [bits.integer(size) for size in shape]
     parts += [bits.block(coding.encode(weight)) for weight in weights]
     parts += [_raw(bias)] if bias is not None else []
-    return b"".join(parts + [_pack_grid(name, grid) for grid in grids if grid])
+    parts += [_pack_grid(name, grid) for grid in grids if grid]
+    return b"".join([*parts, *_pack_narrow(treated.narrow)])
 
 
 def read_layer(reader: Reader) -> Treated:
     flags = reader.byte()
     count, kind = 1 + (flags & 1), flags >> 1 & 3
-    if kind >= len(_BIAS) or flags >> 4 >= 2 ** (count + 1 if flags & 8 else 0):
+    if kind >= len(_BIAS) or flags >> 4 & 7 >= 2 ** (count + 1 if flags & 8 else 0):
         raise ArchiveError(f"damaged: layer flags {flags} are unknown")
     rows, columns = reader.integer(), reader.integer()
     shapes = [(rows, columns)] + [(reader.integer(), rows) for _ in range(count - 1)]
@@ -144,7 +147,41 @@ def read_layer(reader: Reader) -> Treated:
     if flags & 8:
         present = [bool(flags >> (4 + index) & 1) for index in range(count + 1)]
         grids = tuple(_read_grid(reader) if here else None for here in present)
-    return Treated(tuple(weights), bias, grids)
+    narrow = _read_narrow(reader, outputs, columns) if flags & 128 else None
+    return Treated(tuple(weights), bias, grids, narrow)
+
+
+def _pack_narrow(narrow: Narrow | None) -> list[bytes]:
+    """For outputs and inputs the channels of the whole layer, 0 where all stay, and a bit each."""
+    if narrow is None:
+        return []
+    parts = []
+    for size, kept in zip(narrow.sizes, (narrow.outputs, narrow.inputs), strict=True):
+        parts.append(bits.integer(0 if kept is None else size))
+        if kept is not None:
+            mask = np.zeros(size, np.bool_)
+            mask[kept.numpy()] = True
+            parts.append(np.packbits(mask).tobytes())
+    return parts
+
+
+def _read_narrow(reader: Reader, outputs: int, columns: int) -> Narrow:
+    sizes: list[int] = []
+    found: list[Tensor | None] = []
+    for stored, exact in ((outputs, True), (columns, False)):
+        size = reader.integer()
+        sizes.append(size)
+        if not size:
+            found.append(None)
+            continue
+        mask = np.unpackbits(np.frombuffer(reader.take(-(-size // 8)), np.uint8), count=size)
+        kept = torch.from_numpy(np.flatnonzero(mask))
+        # A column of the matrix is a channel, or one of several taps of it.
+        fits = len(kept) == stored if exact else len(kept) and stored % len(kept) == 0
+        if not fits:
+            raise ArchiveError(f"damaged: {len(kept)} channels stay where {stored} are stored")
+        found.append(kept)
+    return Narrow((sizes[0], sizes[1]), *found)
 
 
 def _pack_grid(name: str, grid: Grid) -> bytes:

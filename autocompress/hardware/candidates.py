@@ -13,21 +13,27 @@ from autocompress.hardware.runtimes.onnx_float import FloatGraph
 from autocompress.hardware.runtimes.stand_in import output_zero, stand_in
 from autocompress.model.layer import Layer, matrix_shape
 from autocompress.search_space.option import Option
+from autocompress.search_space.widths import SharedWidth, at_levels
 
 Menus = Mapping[str, Sequence[Option]]
 
 
 def draw_candidates(
-    classes: Menus, count: int, generator: np.random.Generator
+    classes: Menus,
+    count: int,
+    generator: np.random.Generator,
+    widths: Sequence[SharedWidth] = (),
 ) -> list[dict[str, Option]]:
     """Distinct candidates of kernel classes: all dense, all int8, then random mixtures.
 
     The share of int8 layers differs from one to the next, so that every amount of mixing occurs.
-    Fewer than `count` come back when there are no more.
+    Layers that share a width have it in common; half of the mixtures are narrow.  Fewer than
+    `count` come back when there are no more.
     """
+    full = at_levels(classes, widths, {width.name: 0 for width in widths})
     int8 = {
         name: next((option for option in menu if option.activations == "int8"), menu[0])
-        for name, menu in classes.items()
+        for name, menu in full.items()
     }
     drawn = [{name: menu[0] for name, menu in classes.items()}]
     if int8 != drawn[0]:
@@ -36,8 +42,12 @@ def draw_candidates(
     while len(drawn) < count and tries < 50 * count:
         tries += 1
         share = generator.random()
+        menus: Menus = full
+        if widths and len(drawn) % 2:
+            levels = {width.name: int(generator.integers(width.levels)) for width in widths}
+            menus = at_levels(classes, widths, levels)
         candidate = {}
-        for name, menu in classes.items():
+        for name, menu in menus.items():
             wanted = "int8" if generator.random() < share else "float32"
             options = [option for option in menu if option.activations == wanted] or list(menu)
             candidate[name] = options[int(generator.integers(len(options)))]
@@ -66,9 +76,10 @@ def candidate_macs(layers: Sequence[Layer], candidate: Candidate) -> float:
     total = 0.0
     for layer in layers:
         option = candidate.get(layer.name, Option())
-        share = 1.0
+        narrow = layer.narrowed(*layer.widths(option.inputs, option.outputs))
+        share = narrow.macs / layer.macs if layer.macs else 0.0
         if option.is_factored:
-            rows, columns = matrix_shape(layer.weight_shape)
-            share = layer.rank(option.rank) * (rows + columns) / (rows * columns)
+            rows, columns = matrix_shape(narrow.weight_shape)
+            share *= narrow.rank(option.rank) * (rows + columns) / (rows * columns)
         total += share * layer.macs
     return total

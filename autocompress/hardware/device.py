@@ -100,7 +100,13 @@ def kernel_class(option: Option) -> Option:
     int8 kernels, for every processor runs these at full speed (`Device.suited`).
     """
     bits = 7 if option.activations == "int8" else 32
-    return Option(bits=bits, rank=option.rank, activations=option.activations)
+    return Option(
+        bits=bits,
+        rank=option.rank,
+        activations=option.activations,
+        inputs=option.inputs,
+        outputs=option.outputs,
+    )
 
 
 def reject(

@@ -22,6 +22,7 @@ from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.timing import Timing
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
+from autocompress.search_space.widths import SharedWidth
 
 BLOCKS, BLOCK_MS = 40, 3.0
 # Sessions of all candidates are open at once, to be timed in turn.
@@ -75,6 +76,7 @@ def fit_latency(
     graph: FloatGraph | None = None,
     held_out: int = 8,
     seconds: float = 60.0,
+    widths: Sequence[SharedWidth] = (),
     progress: Progress | None = None,
 ) -> Profile:
     """Measure single operations that are not in the cached table, run whole candidates, fit.
@@ -90,6 +92,7 @@ def fit_latency(
         graph: The exported model, where the caller has it already.
         held_out: Candidates kept from the fit, to judge it; fewer when there are few in all.
         seconds: CPU time that whole-model runs may take, about.
+        widths: What layers have in common.
         progress: Called with what is being done and the share that is done.
 
     Returns:
@@ -114,7 +117,7 @@ def fit_latency(
     start = time.process_time()
     values = feeds(graph, example_inputs)
     runs = _run_count(graph, classes, values, held_out, seconds)
-    candidates = draw_candidates(classes, runs + held_out, generator)
+    candidates = draw_candidates(classes, runs + held_out, generator, widths)
     models = {
         str(index): assemble(graph, stand_ins(graph, candidate), threads=device.threads)
         for index, candidate in enumerate(candidates)

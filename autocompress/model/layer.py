@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,44 @@ class Layer:
     def rank(self, share: float) -> int:
         """Whole number of ranks that `share` of the full rank means, at least one."""
         return max(1, round(share * self.full_rank))
+
+    def narrowed(self, inputs: int | None = None, outputs: int | None = None) -> Layer:
+        """The record of the layer with fewer channels.
+
+        Args:
+            inputs: Input channels (features) that stay; None for all.
+            outputs: Output channels that stay; a depthwise convolution has as many inputs.
+        """
+        rows, columns, *taps = self.weight_shape
+        depthwise = self.groups > 1 and self.groups == rows
+        kept = rows if outputs is None else outputs
+        read = columns if inputs is None else inputs
+        values = kept * read
+        for tap in taps:
+            values *= tap
+        has_bias = self.parameters > prod(self.weight_shape)
+        channel = -3 if taps else -1
+        arriving = kept if depthwise else read * self.groups
+        return replace(
+            self,
+            weight_shape=(kept, read, *taps),
+            parameters=values + kept * has_bias,
+            macs=round(self.macs * values / prod(self.weight_shape)),
+            input_shape=_resized(self.input_shape, channel, arriving),
+            output_shape=_resized(self.output_shape, channel, kept),
+            groups=kept if depthwise else self.groups,
+        )
+
+    def widths(self, inputs: float, outputs: float) -> tuple[int, int]:
+        """Whole numbers of input and output channels that shares of them mean."""
+        rows, columns = self.weight_shape[:2]
+        return max(1, round(inputs * columns)), max(1, round(outputs * rows))
+
+
+def _resized(shape: tuple[int, ...], dimension: int, size: int) -> tuple[int, ...]:
+    sizes = list(shape)
+    sizes[dimension] = size
+    return tuple(sizes)
 
 
 def matrix_shape(weight_shape: tuple[int, ...]) -> tuple[int, int]:

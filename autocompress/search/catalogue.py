@@ -25,8 +25,17 @@ def make_sampler(
         explore: Share of its candidates that `budget` spends along the front, away from a budget.
 
     Raises:
-        ConfigError: If the name is unknown.
+        ConfigError: If the name is unknown, or a rival meets a problem with ties.
     """
+    if problem.ties and name != DEFAULT:
+        raise ConfigError(
+            f"sampler {name!r}: cannot keep shared widths; take {DEFAULT!r}, or a search space"
+            " with `channels = [1.0]`"
+        )
+    if problem.ties:
+        from autocompress.search.tied_sampler import TiedSampler
+
+        return TiedSampler(problem, rng, explore)
     if name == DEFAULT:
         from autocompress.search.budget_sampler import BudgetSampler
 

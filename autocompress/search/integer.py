@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from autocompress.errors import InfeasibleError, UndecidedError
 from autocompress.search.problem import (
@@ -30,11 +30,16 @@ _FEASIBILITY = 1e-6  # HiGHS keeps a row only up to this much of its right-hand 
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """Columns: one binary per unit and option, then one share per direction of an edge."""
+    """Columns: one binary per unit and option, then one share per direction of an edge.
+
+    Rows of `choice` sum to `choice_sums`: one option a unit, and in a tie as many of a level in
+    one unit as in the next.
+    """
 
     columns: int
     starts: Floats
     choice: csr_array
+    choice_sums: Floats
     links: csr_array | None
     links_upper: Floats
     upper: Floats
@@ -181,9 +186,27 @@ def _build(problem: Problem, loss: Tables) -> _Model:
         shape=(len(sizes), columns),
     )
     links, links_upper = _links(problem, starts, directions, columns)
+    choice = _tied(problem, starts, choice)
     upper = np.ones(columns)
     upper[:binaries][~allowed] = 0.0
-    return _Model(columns, starts, choice, links, links_upper, upper, rows, constants)
+    sums = np.zeros(choice.shape[0])
+    sums[: len(sizes)] = 1.0
+    return _Model(columns, starts, choice, sums, links, links_upper, upper, rows, constants)
+
+
+def _tied(problem: Problem, starts: Floats, choice: csr_array) -> csr_array:
+    """The rows of `choice` and those of the ties."""
+    rows = [choice]
+    for tie in problem.ties:
+        (first, levels), *others = tie.levels.items()
+        for unit, own in others:
+            # One row a level, but for one that the others imply.
+            for level in np.union1d(levels, own)[1:]:
+                row = np.zeros(choice.shape[1])
+                row[int(starts[first]) : int(starts[first + 1])] = levels == level
+                row[int(starts[unit]) : int(starts[unit + 1])] -= own == level
+                rows.append(csr_array(row[None]))
+    return csr_array(vstack(rows))
 
 
 def _directions(edge: Edge) -> tuple[tuple[tuple[int, int], float], ...]:
@@ -269,7 +292,7 @@ def _scaled(
         A_ub=np.vstack(blocks) if blocks else None,
         b_ub=np.append(upper, model.links_upper) if blocks else None,
         A_eq=model.choice.toarray(),
-        b_eq=np.ones(len(model.starts) - 1),
+        b_eq=model.choice_sums,
         bounds=[(0.0, float(top)) for top in model.upper],
         method="highs",
     )
@@ -290,7 +313,8 @@ def _call(
     extra: int = 0,
 ) -> Floats | None:
     columns = model.columns + extra
-    constraints = [LinearConstraint(_widen(model.choice, extra), 1.0, 1.0)]
+    sums = model.choice_sums
+    constraints = [LinearConstraint(_widen(model.choice, extra), sums, sums)]
     if model.links is not None:
         constraints.append(
             LinearConstraint(_widen(model.links, extra), -np.inf, model.links_upper)

@@ -59,6 +59,19 @@ class Resource:
 
 
 @dataclass(frozen=True, eq=False)
+class Tie:
+    """A width that several units share: their options must be of one level.
+
+    Args:
+        name: For messages.
+        levels: Index of a unit to the level `(options,)` of each of its options.
+    """
+
+    name: str
+    levels: Mapping[int, Integers]
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """What to choose from, what it costs, and what is allowed.
 
@@ -75,6 +88,9 @@ class Problem:
         products: For a loss table `(all options, all options)`, in the order of units and options,
             inner products of their pushes on the outputs: what two options of different units add
             to the loss beyond their own entries, once for each order.
+        alike: `(all options,)` the row of `products` that speaks for each option; empty means that
+            each has its own.
+        ties: What units must have in common.
         budgets: Points of the front that matter most: limits by resource, each at most `limits`.
 
     Raises:
@@ -91,6 +107,8 @@ class Problem:
     front: tuple[str, ...] = ()
     budgets: tuple[Mapping[str, float], ...] = ()
     products: Mapping[str, Floats] = field(default_factory=dict)
+    alike: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    ties: tuple[Tie, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.units or not self.losses:
@@ -118,12 +136,17 @@ class Problem:
                 raise ConfigError(f"limit {name!r}: is NaN")
         if self.minimise not in known:
             raise ConfigError(f"minimise={self.minimise!r}: allowed are {', '.join(known)}")
+        rows = int(self.alike.max()) + 1 if len(self.alike) else sum(sizes)
         for name, products in self.products.items():
-            if name not in self.losses or products.shape != (sum(sizes), sum(sizes)):
+            if name not in self.losses or products.shape != (rows, rows):
                 raise DataError(
                     f"products {name!r}: shape {products.shape}, expected a loss table's name and"
-                    f" ({sum(sizes)}, {sum(sizes)})"
+                    f" ({rows}, {rows})"
                 )
+        for tie in self.ties:
+            for index, levels in tie.levels.items():
+                if levels.shape != (sizes[index],):
+                    raise DataError(f"tie {tie.name!r}: {levels.shape} levels of unit {index}")
         for name in (*self.front, *(name for budget in self.budgets for name in budget)):
             if name not in self.resources:
                 raise ConfigError(f"front {name!r}: allowed are {', '.join(self.resources)}")
@@ -255,6 +278,9 @@ class Problem:
         A limit on the loss is left out: only a measurement can tell.
         """
         fine: NDArray[np.bool_] = self._flat_allowed[self._starts + candidates].all(axis=1)
+        for tie in self.ties:
+            levels = np.stack([of[candidates[:, u]] for u, of in tie.levels.items()])
+            fine &= (levels == levels[0]).all(axis=0)
         for name, limit in (self.limits if limits is None else limits).items():
             if name != LOSS:
                 fine &= self.costs(name, candidates) <= slack(limit)

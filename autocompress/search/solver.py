@@ -36,7 +36,7 @@ def solve(
     """
     limits = problem.limits if limits is None else limits
     finite = {name: limit for name, limit in limits.items() if np.isfinite(limit)}
-    if problem.minimise == LOSS and not exclude:
+    if problem.minimise == LOSS and not exclude and not problem.ties:
         name = next(iter(finite), "")
         if not finite:
             return tuple(int(np.argmin(values)) for values in loss)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from autocompress.errors import InfeasibleError
+from autocompress.search.integer import solve_integer
 from autocompress.search.lagrange import solve_nearly, sweep
 from autocompress.search.problem import LOSS, Candidate, Problem, Tables
 from autocompress.search.sampler import Sampler, Trial
+
+NEAR = 1e-3  # gap of the integer programme
 
 
 class SweepSampler(Sampler):
@@ -23,9 +27,12 @@ class SweepSampler(Sampler):
 
     def __init__(self, problem: Problem, name: str, loss: Tables, count: int) -> None:
         limits = {key: value for key, value in problem.limits.items() if key != LOSS}
+        found: dict[Candidate, None] = {}
+        if problem.ties:
+            found = dict.fromkeys(_exact(problem, name, loss, limits, count))
+            count = 0
         rows = sweep(problem, loss, sorted({*limits, name}))
         costs = problem.costs(name, rows)
-        found: dict[Candidate, None] = {}
         for budget in np.geomspace(costs.max(), costs.min(), count):
             most = min(float(budget) * (1 + 1e-9), limits.get(name, np.inf))
             candidate = solve_nearly(problem, loss, {**limits, name: most}, rows)
@@ -42,3 +49,18 @@ class SweepSampler(Sampler):
     def tell(self, trials: Sequence[Trial]) -> None:
         """Nothing is learnt."""
         del trials
+
+
+def _exact(
+    problem: Problem, name: str, loss: Tables, limits: Mapping[str, float], count: int
+) -> Iterator[Candidate]:
+    """The same where units share widths, which the quick sweep does not know of."""
+    try:
+        dearest = solve_integer(problem, loss, limits, gap=NEAR)
+        cheapest = solve_integer(problem, loss, limits, name, gap=NEAR)
+    except InfeasibleError:
+        return
+    first, last = problem.cost(name, dearest), problem.cost(name, cheapest)
+    for budget in np.geomspace(first, max(last, 1e-12), count):
+        most = min(float(budget) * (1 + 1e-6), limits.get(name, np.inf))
+        yield solve_integer(problem, loss, {**limits, name: most}, gap=NEAR)

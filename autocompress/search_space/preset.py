@@ -26,6 +26,7 @@ class SpacePreset(Schema):
         rank: Shares of the full rank; 1 is not factored.
         activations: `float32`, `int8`.
         methods: `obs`, or the baseline `nearest`.
+        channels: Shares of the channels that layers keep which can be made narrower together.
         composed: Whether one option may combine rank with sparsity.
         menu: The most options a unit keeps after dominated ones are gone.
         include: Patterns of layer names that may be treated (`fc*`, `features.?`).
@@ -35,6 +36,7 @@ class SpacePreset(Schema):
     bits: list[int] = Field(default=[32], min_length=1)
     sparsity: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.0], min_length=1)
     rank: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1)
+    channels: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1)
     activations: list[str] = Field(default=["float32"], min_length=1)
     methods: list[str] = Field(default=["obs"], min_length=1)
     composed: bool = True
@@ -65,6 +67,11 @@ class SpacePreset(Schema):
             f"weight bits {', '.join(map(str, self.bits))}",
             f"zero weights {', '.join(f'{100 * share:g} %' for share in self.sparsity)}",
             f"rank {', '.join(f'{100 * share:g} %' for share in self.rank)}",
+            *(
+                [f"channels {', '.join(f'{100 * share:g} %' for share in self.channels)}"]
+                if min(self.channels) < 1
+                else []
+            ),
             f"activations {', '.join(self.activations)}",
             f"method {', '.join(self.methods)}",
         ]

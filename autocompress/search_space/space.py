@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocompress.errors import ConfigError
 from autocompress.model.layer import Layer, matrix_shape
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
 from autocompress.search_space.preset import SpacePreset
+from autocompress.search_space.widths import SharedWidth, narrow_pairs
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,36 @@ class Space:
     Args:
         units: Unit (layer) name to its options; the identity is always among them.
         removed: Sentences that say which options were left out of which unit, and why.
+        widths: What units must have in common.
     """
 
     units: Mapping[str, tuple[Option, ...]]
     removed: tuple[str, ...] = ()
+    widths: tuple[SharedWidth, ...] = ()
+
+    @property
+    def computed(self) -> Space:
+        """The options that differ in what they compute: all of them keep their outputs."""
+        units = {
+            unit: tuple(dict.fromkeys(option.computed for option in menu))
+            for unit, menu in self.units.items()
+        }
+        return replace(self, units=units)
+
+    def with_outputs(self) -> Space:
+        """The options in all widths of their outputs, given those that differ in what they
+        compute; the inverse of `computed`."""
+        units = {}
+        for unit, menu in self.units.items():
+            pairs = set(narrow_pairs(unit, self.widths))
+            shares = sorted({makes for _, makes in pairs}, reverse=True)
+            units[unit] = tuple(
+                replace(option, outputs=share)
+                for share in shares
+                for option in menu
+                if (option.inputs, share) in pairs
+            )
+        return replace(self, units=units)
 
     def candidate(self, indices: Sequence[int]) -> Candidate:
         """The candidate that a solver's option numbers mean."""
@@ -54,6 +81,7 @@ def build_space(
     reject: Callable[[Option, Layer], str],
     file: str = "the search space",
     suited: Callable[[Option], Option] = lambda option: option,
+    widths: Sequence[SharedWidth] = (),
 ) -> Space:
     """Offers every option of the preset that the device can hold and run, for every treated layer.
 
@@ -63,12 +91,15 @@ def build_space(
         reject: Says why the device cannot take an option for a layer; empty when it can.
         file: Where the preset came from, for messages.
         suited: The option that takes the place of one which the device does not run well.
+        widths: What layers have in common; only those whose layers are all treated count.
 
     Raises:
         ConfigError: If a pattern matches no layer, or no layer is left to treat.
     """
     treatable = [layer for layer in layers if layer.is_treated]
     preset.check_patterns([layer.name for layer in layers], file)
+    selected = {layer.name for layer in treatable if preset.selects(layer.name)}
+    widths = tuple(width for width in widths if selected >= set(width.units))
     units: dict[str, tuple[Option, ...]] = {}
     removed: dict[str, list[str]] = {}
     for layer in treatable:
@@ -84,14 +115,16 @@ def build_space(
                 removed.setdefault(reason, []).append(f"{layer.name} {option.id}")
             else:
                 menu.append(option)
-        units[layer.name] = tuple(menu)
+        shares = dict.fromkeys(inputs for inputs, _ in narrow_pairs(layer.name, widths))
+        units[layer.name] = tuple(
+            replace(option, inputs=share) for share in shares for option in menu
+        )
     if not any(len(menu) > 1 for menu in units.values()):
         raise ConfigError(
             f"{file}: no layer can be treated; `autocompress layers` gives the reasons"
         )
-    return Space(
-        units, tuple(f"{reason}: {', '.join(names)}" for reason, names in removed.items())
-    )
+    sentences = tuple(f"{reason}: {', '.join(names)}" for reason, names in removed.items())
+    return Space(units, sentences, widths).with_outputs()
 
 
 def _no_smaller(option: Option, layer: Layer) -> str:

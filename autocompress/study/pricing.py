@@ -17,13 +17,12 @@ from safetensors.torch import load_file, save
 
 from autocompress.compression.bank import Bank
 from autocompress.compression.stitch import Stitcher
-from autocompress.compression.treated import Treated
+from autocompress.compression.treated import Treated, stored_dense
 from autocompress.deploy import archive
 from autocompress.errors import StorageError
 from autocompress.files import read_json, write_bytes, write_json
 from autocompress.hardware.cost_model import LatencyPrices
 from autocompress.hardware.runtimes import onnx_graph
-from autocompress.hardware.runtimes.onnx_layer import dense_treated
 from autocompress.objective.adjoint import adjoint_prices
 from autocompress.objective.menu import useful
 from autocompress.objective.quality import Proxy
@@ -165,7 +164,7 @@ def _known_products(path: Path) -> NDArray[np.float32] | None:
 
 def dense_record(model: Model, unit: str) -> Treated:
     """What is stored for a unit that stays as it is."""
-    return dense_treated(model.dense.get_submodule(unit))
+    return stored_dense(model.dense.get_submodule(unit))
 
 
 def _sizes(study: Study, model: Model, space: Space, bank: Bank) -> dict[tuple[str, Option], int]:

@@ -21,7 +21,7 @@ from autocompress.hardware.runtimes.onnx_graph import (
     layer_bytes,
     same_work,
 )
-from autocompress.hardware.runtimes.onnx_layer import dense_treated
+from autocompress.compression.treated import stored_dense
 from autocompress.hardware.runtimes.onnx_session import largest_code, open_session
 from autocompress.model.trace import trace
 
@@ -189,7 +189,7 @@ def test_predicted_bytes_are_those_of_the_file(
     mixed, mixed_graph, storage, bits, rank, int8
 ) -> None:
     treated = {name: mixed.treat(name, bits, rank, int8) for name in mixed.names[1:]}
-    dense = {mixed.names[0]: dense_treated(mixed.model.get_submodule(mixed.names[0]))}
+    dense = {mixed.names[0]: stored_dense(mixed.model.get_submodule(mixed.names[0]))}
     predicted = base_bytes(mixed_graph) + sum(
         layer_bytes(mixed_graph, name, value, storage)
         for name, value in {**dense, **treated}.items()

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from autocompress.compression.treated import Treated
+from autocompress.compression.treated import Treated, stored_dense
 from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
 from autocompress.hardware.runtimes.onnx_layer import (
     LayerNodes,
-    dense_treated,
     layer_nodes,
     message_bytes,
 )
@@ -77,7 +76,7 @@ def _fill(
     return layer_nodes(
         next(layer for layer in graph.layers if layer.name == node.name),
         module,
-        treated if treated is not None else dense_treated(module),
+        treated if treated is not None else stored_dense(module),
         storage,
         tensor_in=node.input[0],
         tensor_out=node.output[0],

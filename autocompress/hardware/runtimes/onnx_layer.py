@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -96,14 +97,6 @@ def layer_nodes(
     return writer.result
 
 
-def dense_treated(module: nn.Module) -> Treated:
-    """The identity: the module's own float32 weights."""
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    stored = StoredTensor(32, weight.detach().flatten(1), None)
-    return Treated((stored,), bias.detach() if isinstance(bias, Tensor) else None)
-
-
 class _Writer:
     """Collects the nodes of one call of a layer; every name begins with the layer's."""
 
@@ -121,7 +114,7 @@ class _Writer:
         flat = isinstance(self.module, nn.Linear) and len(self.layer.input_shape) != 2
         value = tensor_in
         if flat:
-            columns = self.layer.weight_shape[1]
+            columns = treated.weights[0].codes.shape[1]
             value = self.reshape(value, (-1, columns), self.name("rows"))
         if treated.is_int8:
             value = self.round_trip(value, treated.grids[0], "in", self.name("in"))
@@ -139,7 +132,8 @@ class _Writer:
             if grid is not None:
                 value = self.round_trip(value, grid, f"out{index}", end)
         if flat:
-            shape = (-1, *self.layer.output_shape[1:])
+            rows = treated.weights[-1].codes.shape[0]
+            shape = (-1, *self.layer.output_shape[1:-1], rows)
             self.reshape(value, shape, tensor_out)
 
     def product(
@@ -160,6 +154,8 @@ class _Writer:
             inputs.append(self.tensor("bias", bias.float().numpy()))
         if isinstance(self.module, nn.Conv2d):
             attributes = {} if index else convolution_attributes(self.module, self.pads)
+            if "group" in attributes and len(stored.codes) < self.module.out_channels:
+                attributes["group"] = len(stored.codes)  # only depthwise ones are made narrower
             self.node("Conv", inputs, target, name=self.step_name(index), **attributes)
         else:
             self.node("Gemm", inputs, target, name=self.step_name(index), transB=1)
@@ -232,7 +228,10 @@ class _Writer:
         rows, columns = stored.codes.shape
         if isinstance(self.module, nn.Linear):
             return rows, columns
-        return (rows, *self.layer.weight_shape[1:]) if index == 0 else (rows, columns, 1, 1)
+        if index:
+            return rows, columns, 1, 1
+        taps = self.layer.weight_shape[2:]
+        return rows, columns // prod(taps), *taps
 
     def step_name(self, index: int) -> str:
         """Name of the node that does the arithmetic, by which the fused operator is found."""

@@ -18,17 +18,19 @@ IR_VERSION = 10
 
 def layer_signature(layer: Layer, module: nn.Module, option: Option) -> str:
     """Everything that the time of a layer under a kernel class depends on."""
+    whole, layer = layer, _narrowed(layer, option)
     parts = [layer.kind, _shape(layer.input_shape), "by", _shape(layer.weight_shape)]
     if isinstance(module, nn.Conv2d):
         attributes = convolution_attributes(module)
         parts += [f"{key}={_shape(attributes[key])}" for key in ("strides", "pads", "dilations")]
-        parts += [f"groups={module.groups}"] if module.groups > 1 else []
+        parts += [f"groups={layer.groups}"] if module.groups > 1 else []
     if getattr(module, "bias", None) is not None:
         parts.append("bias")
     if layer.activation:
         parts.append(layer.activation)
     if option.is_factored:
-        parts.append(f"rank={layer.rank(option.rank)}")
+        reads, _ = whole.widths(option.inputs, option.outputs)
+        parts.append(f"rank={whole.narrowed(reads).rank(option.rank)}")
     parts.append(option.activations)
     return " ".join(parts)
 
@@ -44,12 +46,18 @@ def layer_model(layer: Layer, module: nn.Module, option: Option) -> onnx.ModelPr
         first = next(index for index, node in enumerate(nodes) if node.op_type == "QuantizeLinear")
         last = max(index for index, node in enumerate(nodes) if node.op_type == "DequantizeLinear")
         nodes, tensor_in, tensor_out = _without_boundary(nodes, first, last)
+    layer = _narrowed(layer, option)
     return _model(
         nodes,
         part.initializers,
         (tensor_in, kind, layer.input_shape),
         (tensor_out, kind, layer.output_shape),
     )
+
+
+def _narrowed(layer: Layer, option: Option) -> Layer:
+    """The record of the layer with the channels that an option keeps."""
+    return layer.narrowed(*layer.widths(option.inputs, option.outputs))
 
 
 def boundary_model(operator: str, shape: tuple[int, ...]) -> onnx.ModelProto:

@@ -24,14 +24,15 @@ def stand_in(layer: Layer, module: nn.Module, option: Option, input_zero: int = 
     is_int8 = option.activations == "int8"
     weight = module.weight
     assert isinstance(weight, Tensor)
-    rows, columns = weight.detach().flatten(1).shape
+    reads, rows = layer.widths(option.inputs, option.outputs)
+    columns = reads * (weight[0, 0].numel())
     if option.is_factored:
-        rank = layer.rank(option.rank)
+        rank = layer.narrowed(reads).rank(option.rank)
         matrices = [_values(rank, columns), _values(rows, rank)]
     else:
         matrices = [_values(rows, columns)]
     stored = tuple(_codes(matrix) if is_int8 else _floats(matrix) for matrix in matrices)
-    bias = module.bias.detach() if isinstance(module.bias, Tensor) else None
+    bias = module.bias.detach()[:rows] if isinstance(module.bias, Tensor) else None
     if not is_int8:
         return Treated(stored, bias)
     middle = [Grid(_STEP, 128)] * (len(matrices) - 1)
