@@ -42,6 +42,21 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Counter:
+    """An integer attribute of a module that counts the pieces of a group.
+
+    Args:
+        module: Dotted module path; empty for the model itself.
+        attribute: Name of the attribute.
+        each: What it counts for each piece: 1 for a number of heads.
+    """
+
+    module: str
+    attribute: str
+    each: int
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels that are removed together, piece by piece.
 
@@ -50,6 +65,7 @@ class ChannelGroup:
         producers: Layers whose output channels belong to the group, in model order.
         consumers: Layers whose input columns do; these alone decide what a removal costs.
         passing: Modules between whose channels are sliced with the pieces.
+        counters: Attributes that change with the number of pieces.
         frozen: Why the group must keep its width; empty when it may shrink.
     """
 
@@ -57,6 +73,7 @@ class ChannelGroup:
     producers: tuple[Member, ...]
     consumers: tuple[Member, ...]
     passing: tuple[Member, ...] = ()
+    counters: tuple[Counter, ...] = ()
     frozen: str = ""
 
     @property

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from autocompress.model.channels import STEP, ChannelGroup, Member
+from autocompress.model.counters import guesses
 from autocompress.model.layer import Layer
 from autocompress.model.reach import Edges, edges, inputs_reach
 from autocompress.model.shrink import whole_blocks
@@ -52,23 +53,42 @@ def find_groups(
     touched = _touched(taint)
     checked = []
     for group in groups:
-        frozen = group.frozen
-        if not frozen:
-            choices = samples(group, step, rng)
-            frozen = fault(model, names, example_inputs, choices)
-        elif frozen == _MIXED:
-            frozen = f"{frozen.format(group.width)}"
+        if not group.frozen:
+            group = _verified(model, names, example_inputs, group, samples(group, step, rng))
+        elif group.frozen == _MIXED:
+            group = replace(group, frozen=_MIXED.format(group.width))
         else:
             checked.append(group)
             continue
-        also = _readers(group, touched) if frozen else ()
+        also = _readers(group, touched) if group.frozen else ()
         if also:
-            frozen += f"; its columns also read {', '.join(also)}"
-        checked.append(replace(group, frozen=frozen))
+            more = f" and {len(also) - _LISTED} more" if len(also) > _LISTED else ""
+            reason = f"{group.frozen}; its columns also read {', '.join(also[:_LISTED])}{more}"
+            group = replace(group, frozen=reason)
+        checked.append(group)
     return _together(model, names, example_inputs, checked, rng)
 
 
+_LISTED = 3  # sources that a reason lists
 _MIXED = "its {} channels are mixed with each other"
+
+
+def _verified(
+    model: nn.Module,
+    names: Sequence[str],
+    inputs: Inputs,
+    group: ChannelGroup,
+    samples: Sequence[Sequence[int]],
+) -> ChannelGroup:
+    """The group with the attributes that count its pieces, or with the reason why it is frozen."""
+    frozen = fault(model, names, inputs, [{group: pieces} for pieces in samples])
+    if not frozen:
+        return group
+    for guess in guesses(model, group):
+        counted = replace(group, counters=guess)
+        if not fault(model, names, inputs, [{counted: pieces} for pieces in samples]):
+            return counted
+    return replace(group, frozen=frozen)
 
 
 def _together(

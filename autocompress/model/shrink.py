@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,9 @@ class Kept:
     columns: Tensor | None = None
 
 
-def kept_channels(model: nn.Module, kept: Mapping[ChannelGroup, Iterable[int]]) -> dict[str, Kept]:
+def kept_channels(
+    model: nn.Module, kept: Mapping[ChannelGroup, Collection[int]]
+) -> dict[str, Kept]:
     """What stays of every module that some group makes narrower.
 
     Args:
@@ -60,7 +62,7 @@ def kept_channels(model: nn.Module, kept: Mapping[ChannelGroup, Iterable[int]]) 
     }
 
 
-def shrink(model: nn.Module, kept: Mapping[ChannelGroup, Iterable[int]]) -> nn.Module:
+def shrink(model: nn.Module, kept: Mapping[ChannelGroup, Collection[int]]) -> nn.Module:
     """A physically narrower copy of a model.
 
     Args:
@@ -73,10 +75,15 @@ def shrink(model: nn.Module, kept: Mapping[ChannelGroup, Iterable[int]]) -> nn.M
     small = copy.deepcopy(model)
     for name, stays in kept_channels(model, kept).items():
         slice_module(small.get_submodule(name), stays)
+    for group, pieces in kept.items():
+        staying = len(set(pieces))
+        for counter in group.counters if staying < group.size else ():
+            module = small.get_submodule(counter.module)
+            setattr(module, counter.attribute, counter.each * staying)
     return small
 
 
-def masked(model: nn.Module, kept: Mapping[ChannelGroup, Iterable[int]]) -> nn.Module:
+def masked(model: nn.Module, kept: Mapping[ChannelGroup, Collection[int]]) -> nn.Module:
     """A copy of a model whose consumers do not read what is removed; nothing else changes.
 
     Args:
@@ -181,7 +188,7 @@ def _put(module: nn.Module, name: str, values: Tensor) -> None:
     module._parameters[name] = nn.Parameter(values.clone(), requires_grad=old.requires_grad)
 
 
-def _gone(group: ChannelGroup, pieces: Iterable[int]) -> list[int]:
+def _gone(group: ChannelGroup, pieces: Collection[int]) -> list[int]:
     """Pieces that are removed."""
     staying = set(pieces)
     where = f"channel group {group.name!r}"

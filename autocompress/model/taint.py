@@ -130,16 +130,18 @@ class Taint:
         self.layers[name] = int(module.out_features if linear else module.out_channels)  # type: ignore[arg-type]
         compute = module.forward
 
-        def forward(x: Tensor) -> Tensor:
+        def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
+            (x,) = (*args, *kwargs.values())
             if self._rows:
-                batch = self._observe(name, x)
-                return self._marked(name, batch)
+                return self._marked(name, self._observe(name, x))
             self._outputs[name] = compute(x).clone()
             self._shapes[name, 0] = tuple(x.shape)
             return self._outputs[name].clone()
 
         # On the instance, so that type and attributes stay for whoever asks.
         module.forward = forward
+        # Where there are hooks, torch's fused encoder layers call their parts one by one.
+        module.register_forward_pre_hook(lambda *_: None)
 
     def _watch(self, name: str, module: nn.Module) -> None:
         self.passing[name] = module
@@ -160,6 +162,8 @@ class Taint:
     def _record(self) -> None:
         output = run(self._model, self._inputs)
         self._calls.clear()
+        for name in set(self.layers) - set(self._outputs):
+            del self.layers[name], self.columns[name]  # a fused kernel took its weights
         leaves = _floats(output)
         self._shapes |= {(OUTPUT, i): tuple(leaf.shape) for i, leaf in enumerate(leaves)}
         total = sum(values.numel() for values in self._outputs.values())

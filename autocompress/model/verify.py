@@ -60,7 +60,7 @@ def fault(
 
 def samples(
     group: ChannelGroup, step: int = STEP, rng: np.random.Generator | None = None
-) -> list[dict[ChannelGroup, list[int]]]:
+) -> list[list[int]]:
     """Kept sets that a group is verified with: a half, the most, and one piece if allowed.
 
     Args:
@@ -75,7 +75,7 @@ def samples(
     sizes = list(dict.fromkeys([max(1, group.size // 2), counts[-1], *one]))
     if len(sizes) == 1:
         sizes *= 2  # the same number of other pieces
-    return [{group: sorted(rng.permutation(group.size)[:n].tolist())} for n in sizes]
+    return [sorted(rng.permutation(group.size)[:n].tolist()) for n in sizes]
 
 
 def _values(model: nn.Module, layers: Sequence[str], inputs: Inputs) -> dict[str, Tensor]:

@@ -87,11 +87,14 @@ class Dense(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A transformer block with fused queries, keys and values; `hard` fixes the heads."""
+    """A transformer block with fused queries, keys and values.
 
-    def __init__(self, hard: bool = False) -> None:
+    Its heads are `free`, or `fixed` in the forward pass, or `counted` in attributes.
+    """
+
+    def __init__(self, heads: str = "free") -> None:
         super().__init__()
-        self.hard = hard
+        self.kind, self.num_heads, self.inner = heads, 3, 24
         self.embed = nn.Linear(6, 24)
         self.position = nn.Parameter(torch.randn(10, 24))
         self.norm1, self.qkv, self.out = nn.LayerNorm(24), nn.Linear(24, 72), nn.Linear(24, 24)
@@ -101,12 +104,13 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x) + self.position
         batch, tokens, _ = x.shape
-        heads = 3 if self.hard else -1
+        heads = {"free": -1, "fixed": 3, "counted": self.num_heads}[self.kind]
         q, k, v = (
             self.qkv(self.norm1(x)).reshape(batch, tokens, 3, heads, 8).permute(2, 0, 3, 1, 4)
         )
         y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        x = x + self.out(y.reshape(batch, tokens, -1))
+        y = y.reshape(batch, tokens, self.inner if self.kind == "counted" else -1)
+        x = x + self.out(y)
         x = x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
         return self.head(self.norm3(x).mean(1))
 
@@ -152,8 +156,8 @@ def images(make: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[Tensor, ...]
     return model, (torch.randn(2, 3, 16, 16),)
 
 
-def tokens(hard: bool) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    return Encoder(hard).eval(), (torch.randn(2, 10, 6),)
+def tokens(heads: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Encoder(heads).eval(), (torch.randn(2, 10, 6),)
 
 
 NETS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
@@ -163,8 +167,9 @@ NETS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "mobile": lambda: images(Mobile),
     "gated mobile": lambda: images(lambda: Mobile(gate=True)),
     "dense": lambda: images(Dense),
-    "encoder": lambda: tokens(hard=False),
-    "hard encoder": lambda: tokens(hard=True),
+    "encoder": lambda: tokens("free"),
+    "hard encoder": lambda: tokens("fixed"),
+    "counted encoder": lambda: tokens("counted"),
     "grouped": lambda: images(Grouped),
     "open": lambda: images(Open),
 }

@@ -130,6 +130,18 @@ EXPECTED: dict[str, dict[str, tuple[int, dict[str, int], dict[str, int], set[str
         "fc1": (48, {"fc1": 1}, {"fc2": 1}, set(), ""),
         "head": (5, {"head": 1}, {}, set(), "reaches the model's output"),
     },
+    "counted encoder": {
+        "embed": (
+            1,
+            {"embed": 24, "out": 24, "fc2": 24},
+            {"qkv": 24, "fc1": 24, "head": 24},
+            set(),
+            "LayerNorm 'norm2' and 1 more",
+        ),
+        "qkv": (3, {"qkv": 24}, {"out": 8}, set(), ""),
+        "fc1": (48, {"fc1": 1}, {"fc2": 1}, set(), ""),
+        "head": (5, {"head": 1}, {}, set(), "reaches the model's output"),
+    },
     "grouped": {
         "a.0": (6, {"a.0": 4}, {"b.0": 4}, {"a.1", "grouped.0", "grouped.1"}, ""),
         "b.0": (4, {"b.0": 2}, {"c": 2}, {"b.1", "norm"}, ""),
@@ -203,6 +215,60 @@ def test_models_that_take_one_example_are_marked_one_by_one(mixes: bool) -> None
     groups = found(Bound(mixes).eval(), (torch.randn(1, 4),))
     assert members(groups["a"]) == ({"a": 1}, {"b": 1}, set())
     assert not groups["a"].frozen
+
+
+def test_attributes_that_count_heads_are_changed_with_them(net: Net) -> None:
+    model, inputs = net("counted encoder")
+    group = found(model, inputs)["qkv"]
+    assert {(c.module, c.attribute, c.each) for c in group.counters} == {
+        ("", "num_heads", 1),
+        ("", "inner", 8),
+    }
+    small = shrink(model, {group: [0, 2]})
+    assert (small.num_heads, small.inner) == (2, 16)
+    assert (model.num_heads, model.inner) == (3, 24)
+    assert shrink(model, {group: [0, 1, 2]}).num_heads == 3
+
+
+class Library(nn.Module):
+    """Torch's own encoder layer, which calls a fused kernel where it may; two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(3, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.c = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.c(self.layer(self.a(input=x) + self.b(y)[:, None]).mean(1))
+
+
+def test_layers_inside_a_fused_encoder_are_seen() -> None:
+    torch.manual_seed(0)
+    groups = found(Library().eval(), (torch.randn(2, 5, 6), torch.randn(2, 3)))
+    hidden = groups["layer.linear1"]
+    assert members(hidden) == ({"layer.linear1": 1}, {"layer.linear2": 1}, set())
+    assert not hidden.frozen
+    assert "are mixed with each other" in groups["a"].frozen
+
+
+class Few(nn.Module):
+    """Attention over three tokens, where fused kernels lose marks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(6, 48), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, -1, 4)).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_heads_are_found_with_few_tokens() -> None:
+    torch.manual_seed(0)
+    groups = found(Few().eval(), (torch.randn(1, 3, 6),))
+    assert (groups["qkv"].size, groups["qkv"].width, groups["qkv"].frozen) == (4, 12, "")
 
 
 class Lossy(nn.Module):
