@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from autocompress.compression.carry import carry
 from autocompress.compression.moments import DAMPING, damped, unfold
+from autocompress.compression.narrow import weight_columns
 from autocompress.compression.treated import Treated, build_module
 from autocompress.model.layer import Layer
+from autocompress.model.shrink import Kept, slice_module
 from autocompress.model.swap import swap
 from autocompress.model.task import Inputs, batches
 from autocompress.search_space.option import Option
@@ -123,21 +125,43 @@ class _Fitter(nn.Module):
             return self._run(y)
         moments = _paired(dense, self.arriving.pop(self.layer.name), y, self.batch)
         moment = damped(moments.delivered, self.damping)
-        target = _target(dense, moments, moment)
-        treated = carry(self.layer, dense, target, moment, y, self.option, self.entry)
+        treated = self._fit(dense, moments, moment, y)
         self.treated = _correct_bias(dense, treated, moments)
         return self._run(y)
+
+    def _fit(self, dense: nn.Module, moments: Moments, moment: Tensor, y: Tensor) -> Treated:
+        inputs = self.entry.narrow.inputs if self.entry.narrow else None
+        if inputs is None:
+            target = _target(dense, moments, moment)
+            return carry(self.layer, dense, target, moment, y, self.option, self.entry)
+        columns = weight_columns(dense, inputs)
+        small = copy.deepcopy(dense)
+        slice_module(small, Kept(None, inputs))
+        treated = carry(
+            self.layer.narrowed(len(inputs)),
+            small,
+            _target(dense, moments, moment, columns),
+            moment[columns][:, columns],
+            y.index_select(-1 if isinstance(dense, nn.Linear) else -3, inputs),
+            replace(self.option, inputs=1.0),
+            replace(self.entry, narrow=None),
+        )
+        return replace(treated, narrow=self.entry.narrow)
 
     def _run(self, y: Tensor) -> Tensor:
         output: Tensor = build_module(self.dense[0], self.treated)(y)
         return output
 
 
-def _target(dense: nn.Module, moments: Moments, moment: Tensor) -> Tensor:
-    """The weight `(out, d)` that best restores the dense output."""
+def _target(
+    dense: nn.Module, moments: Moments, moment: Tensor, columns: Tensor | None = None
+) -> Tensor:
+    """The weight `(out, d)` on all or some columns that best restores the dense output."""
     weight = dense.weight.detach().flatten(1).double()  # type: ignore[operator]
     # The damping pulls towards the dense weight, not towards zero.
     wanted = weight @ (moments.cross + (moment - moments.delivered))
+    if columns is not None:
+        wanted, moment = wanted[:, columns], moment[columns][:, columns]
     solved: Tensor = torch.linalg.solve(moment, wanted, left=False)
     return solved
 
@@ -149,7 +173,7 @@ def _correct_bias(dense: nn.Module, treated: Treated, moments: Moments) -> Treat
     weight = dense.weight.detach().flatten(1).double()  # type: ignore[operator]
     bias = dense.bias.detach().double()  # type: ignore[operator]
     corrected = bias + weight @ moments.dense_mean - treated.matrix().double() @ moments.mean
-    return Treated(treated.weights, corrected.to(treated.bias.dtype), treated.grids)
+    return replace(treated, bias=corrected.to(treated.bias.dtype))
 
 
 def _shift_bias(dense: nn.Module, entry: Treated, x: list[Tensor], y: Tensor) -> Treated:
@@ -164,7 +188,7 @@ def _shift_bias(dense: nn.Module, entry: Treated, x: list[Tensor], y: Tensor) ->
     found = sum(plain(part).double().sum((0, 2, 3)) for part in torch.split(y, len(x[0])))
     positions = plain(y[:1])[0, 0].numel() * len(y)
     bias = entry.bias.double() + (wanted - found) / positions
-    return Treated(entry.weights, bias.to(entry.bias.dtype), entry.grids)
+    return replace(entry, bias=bias.to(entry.bias.dtype))
 
 
 def _paired(dense: nn.Module, x: list[Tensor], y: Tensor, batch: int) -> Moments:

@@ -33,7 +33,8 @@ class Stitcher:
 
     def stitch(self, choices: Mapping[str, Option]) -> nn.Module:
         """The model under a candidate; valid until the next call."""
-        for name, option in choices.items():
+        for name, chosen in choices.items():
+            option = chosen.computed
             if self._current.get(name, Option()) != option:
                 swap(self._working, name, self.module(name, option))
                 self._current[name] = option
@@ -42,6 +43,7 @@ class Stitcher:
     def module(self, name: str, option: Option) -> nn.Module:
         """The module of one layer under an option; the dense one for the identity."""
         dense = self._dense.get_submodule(name)
+        option = option.computed
         if option.is_identity:
             return dense
         key = (name, option)

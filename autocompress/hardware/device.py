@@ -24,6 +24,7 @@ class Device:
         batch_size: Rows of one forward pass; 0 takes that of the example inputs.
         storage: Storage format by default, `archive` or `onnx`.
         precisions: Activation types that have kernels.
+        channel_step: Channels by which widths change without a loss of speed.
         int8_bits: Most bits of a weight that the int8 kernels take at full speed.
     """
 
@@ -33,6 +34,7 @@ class Device:
     batch_size: int = 0
     storage: str = "archive"
     precisions: tuple[str, ...] = ("float32", "int8")
+    channel_step: int = 8
     int8_bits: int = 8
 
     def suited(self, option: Option) -> Option:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.model.task import Inputs, batches
-from autocompress.objective.caught import Caught
+from autocompress.objective.caught import Caught, affordable
 from autocompress.search_space.option import Option
 
 
@@ -41,7 +41,7 @@ def adjoint_prices(
         kind: `kl` draws labels; `mse` draws random signs of the outputs.
         generator: For the draws.
         probes: Backward passes for each batch.
-        batch: Examples in one pass; `probes * ceil(n / batch)` backward passes in all.
+        batch: Most examples in one pass; `probes * ceil(n / batch)` backward passes in all.
 
     Returns:
         Layer to `(options,)` losses, 0 for the identity.
@@ -52,7 +52,7 @@ def adjoint_prices(
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        for parts in batches(inputs, batch):
+        for parts in batches(inputs, affordable(model, menus, inputs, batch)):
             caught = Caught(model, menus)
             logits = caught.run(parts)
             outputs += [logits.detach()] if kind == "mse" else []

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from autocompress.compression.treated import FakeQuantize
-from autocompress.objective.caught import Caught
+from autocompress.objective.caught import Caught, affordable
 from autocompress.objective.quality import Proxy
 from autocompress.search_space.option import Option
 
-BATCH = 64  # examples in one pass, whose activations are kept for the way back
+BATCH = 64  # most examples in one pass, whose activations are kept for the way back
 
 
 def slopes(
@@ -57,8 +57,9 @@ def _weight_gradients(
         parameter.requires_grad_(False)
     try:
         count = len(proxy.inputs[0])
-        for start in range(0, count, BATCH):
-            rows = slice(start, min(start + BATCH, count))
+        batch = affordable(model, names, proxy.inputs, BATCH)
+        for start in range(0, count, batch):
+            rows = slice(start, min(start + batch, count))
             caught = Caught(model, names)
             outputs = caught.run(tuple(tensor[rows] for tensor in proxy.inputs))
             found = caught.gradients(proxy.losses(outputs, rows).sum() / count)

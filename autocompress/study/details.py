@@ -128,7 +128,7 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
                 "latency_before_ms": prepared.latency.unit(layer.name, Option()),
                 "latency_after_ms": prepared.latency.unit(layer.name, option),
                 "local_error": 0.0
-                if option.is_identity
+                if option.computed.is_identity
                 else prepared.bank[layer.name, option].error,
                 "loss_alone": float(prepared.prices.losses["swap"][at][index]),
             }

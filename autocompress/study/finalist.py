@@ -100,23 +100,31 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
     Raises:
         DeviceError: If the runtime does not run a layer as it was priced.
     """
-    model = prepared.model
+    model, bank = prepared.model, prepared.bank
     choices = dict(candidate.choices)
+    # Output channels that nothing reads are cut when all is fitted.
+    computed = {name: option.computed for name, option in choices.items()}
     banked = {
-        name: prepared.bank[name, option].treated
-        for name, option in choices.items()
+        name: bank[name, option].treated
+        for name, option in computed.items()
         if not option.is_identity
     }
     damping = model.knobs.damping
     fitted = resolve(
-        model.dense, model.layers, banked, choices, model.calibration, damping=damping
+        model.dense, model.layers, banked, computed, model.calibration, damping=damping
     )
     losses = [prepared.proxy(stitched(model.dense, kept)).value for kept in (fitted, banked)]
-    treated = fitted if losses[0] <= losses[1] else banked
+    best = fitted if losses[0] <= losses[1] else banked
+    whole = {}
+    for name, option in choices.items():
+        kept = bank.channels.kept(model.layer(name), option)
+        stored = best.get(name) or dense_record(model, name)
+        outputs = kept.outputs if kept else None
+        whole[name] = stored if outputs is None else stored.with_outputs(outputs)
+    treated = {name: whole[name] for name, option in choices.items() if not option.is_identity}
     module = stitched(model.dense, treated)
     storage = prepared.study.settings.storage
     proto = assemble(model.graph, treated, storage, prepared.study.device.threads)
-    whole = {name: treated.get(name) or dense_record(model, name) for name in choices}
     return Finalist(
         candidate=candidate,
         treated=whole,

@@ -20,6 +20,7 @@ from autocompress.hardware.table import cache_path
 from autocompress.model.trace import trace
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import build_space
+from autocompress.search_space.widths import SharedWidth
 from autocompress.study.config import Study, load_study
 from autocompress.study.events import Listener
 from autocompress.study.subject import trace_model
@@ -41,6 +42,7 @@ def layer_shares(study: Study) -> list[dict[str, Any]]:
             lambda option, layer: reject(option, layer, study.device, study.settings.storage),
             study.space_file,
             study.device.suited,
+            model.widths(study),
         )
         menus = space.units
     except ConfigError:
@@ -93,21 +95,22 @@ def measure_device(name: str, folder: Path | None, listener: Listener) -> tuple[
         dense, inputs = reference_model()
         layers, seed = trace(dense, inputs), 0
         menu = (Option(), Option(rank=0.5), Option(bits=7, activations="int8"))
+        widths: tuple[SharedWidth, ...] = ()
         menus: dict[str, Any] = {layer.name: menu for layer in layers if layer.is_treated}
     else:
         study = load_study(folder, {"device": name})
         model = trace_model(study)
         dense, inputs, layers = model.dense, model.example_inputs, model.layers
         seed = study.settings.seed
-        menus = dict(
-            build_space(
-                layers,
-                study.space,
-                lambda option, layer: reject(option, layer, device),
-                study.space_file,
-                device.suited,
-            ).units
+        space = build_space(
+            layers,
+            study.space,
+            lambda option, layer: reject(option, layer, device),
+            study.space_file,
+            device.suited,
+            model.widths(study),
         )
+        menus, widths = dict(space.units), space.widths
     profile = fit_latency(
         dense,
         layers,
@@ -116,6 +119,7 @@ def measure_device(name: str, folder: Path | None, listener: Listener) -> tuple[
         np.random.default_rng([seed, 1]),
         device=device,
         held_out=HELD_OUT,
+        widths=widths,
         progress=lambda what, share: listener.progress(round(100 * share), 100, what),
     )
     return profile.fit, cache_path(device)

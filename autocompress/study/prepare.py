@@ -82,7 +82,7 @@ def prepare(
     latency, fit = profile_device(study, model, space, folder / "device.json", listener)
 
     listener.stage("bank", "compressing every layer under every option")
-    bank = Bank(folder / "bank", model.key)
+    bank = Bank(folder / "bank", model.key, model.channels(space.widths))
     _fill(bank, model, space, listener)
     stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)
 
@@ -96,6 +96,7 @@ def prepare(
 
 
 def _fill(bank: Bank, model: Model, space: Space, listener: Listener) -> None:
+    space = space.computed
     total = sum(len(menu) - 1 for menu in space.units.values())
 
     def done() -> None:

@@ -5,7 +5,7 @@ by it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class Prices:
         labels: 1 where an option runs on int8 kernels.
         swap_passes: What the swap table took, in full proxy passes.
         products: For the `swap` table `(all options, all options)` inner products of the pushes of
-            any two options.
+            any two options; those that compute the same share a row.
+        alike: `(all options,)` the row of `products` of each option.
     """
 
     losses: Mapping[str, Table]
@@ -62,6 +63,7 @@ class Prices:
     labels: tuple[NDArray[np.int64], ...]
     swap_passes: float
     products: NDArray[np.float64]
+    alike: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 def price(
@@ -103,33 +105,33 @@ def price(
     known = _known(path, listener)
     products = _known_products(path.with_name(PRODUCTS))
     if known.get("key") == key and products is not None:
-        thinned = _chosen(space, known["menus"])
+        computed = _chosen(space, known["menus"])
         bytes_of = {
             (unit, Option.parse(text)): size
             for unit, sizes in known["bytes"].items()
             for text, size in sizes.items()
         }
-        tables = {name: _table(table, thinned) for name, table in known["losses"].items()}
+        tables = {name: _table(table, computed) for name, table in known["losses"].items()}
         passes = float(known["swap_passes"])
         listener.note(f"prices: reused from {path}")
     else:
         bytes_of = _sizes(study, model, space, bank)
-        thinned, swapped, tables = _measure(
+        computed, swapped, tables = _measure(
             study, model, space, bank, stitcher, proxy, latency, bytes_of, listener
         )
         record = {
             "schema": SCHEMA,
             "key": key,
             "menus": {
-                unit: [option.id for option in menu] for unit, menu in thinned.units.items()
+                unit: [option.id for option in menu] for unit, menu in computed.units.items()
             },
             "bytes": {
                 unit: {option.id: bytes_of[unit, option] for option in menu}
-                for unit, menu in thinned.units.items()
+                for unit, menu in computed.with_outputs().units.items()
             },
             "losses": {
                 name: {
-                    unit: list(values) for unit, values in zip(thinned.units, table, strict=True)
+                    unit: list(values) for unit, values in zip(computed.units, table, strict=True)
                 }
                 for name, table in tables.items()
             },
@@ -138,9 +140,31 @@ def price(
         products, passes = swapped.products, swapped.passes
         write_bytes(path.with_name(PRODUCTS), save({"products": torch.from_numpy(products)}))
         write_json(path, record)
+    thinned = computed.with_outputs()
     _say_what_does_not_help(thinned, latency, listener)
-    numbers = _numbers(study, model, thinned, tables, latency, bytes_of)
-    return replace(numbers, swap_passes=passes, products=products.astype(np.float64)), thinned
+    alike = _alike(thinned, computed)
+    wide = {name: _spread(table, alike) for name, table in tables.items()}
+    numbers = _numbers(study, model, thinned, wide, latency, bytes_of)
+    return (
+        replace(numbers, swap_passes=passes, products=products.astype(np.float64), alike=alike),
+        thinned,
+    )
+
+
+def _alike(space: Space, computed: Space) -> NDArray[np.int64]:
+    """For every option the place of the one that computes the same, all units in a row."""
+    places, start = [], 0
+    for unit, menu in space.units.items():
+        own = {option: start + index for index, option in enumerate(computed.units[unit])}
+        places += [own[option.computed] for option in menu]
+        start += len(own)
+    return np.array(places, dtype=np.int64)
+
+
+def _spread(table: Table, alike: NDArray[np.int64]) -> Table:
+    """A table over options that compute something else, for all options."""
+    flat, unit = np.concatenate(list(table)), np.repeat(np.arange(len(table)), [*map(len, table)])
+    return tuple(flat[alike[unit[alike] == index]] for index in range(len(table)))
 
 
 def _known(path: Path, listener: Listener) -> dict[str, Any]:
@@ -172,9 +196,7 @@ def _sizes(study: Study, model: Model, space: Space, bank: Bank) -> dict[tuple[s
     sizes = {}
     for unit, menu in space.units.items():
         for option in menu:
-            stored = (
-                dense_record(model, unit) if option.is_identity else bank[unit, option].treated
-            )
+            stored = bank.stored(model.layer(unit), model.dense.get_submodule(unit), option)
             if study.settings.storage == "onnx":
                 sizes[unit, option] = onnx_graph.layer_bytes(model.graph, unit, stored, "onnx")
             else:
@@ -199,13 +221,18 @@ def _measure(
     def thin(menus: Space, losses: Mapping[str, NDArray[np.float64]], keep: int) -> Space:
         kept = {}
         for unit, menu in menus.units.items():
+            shares = sorted({option.inputs for option in menu}, reverse=True)
             size = np.array([bytes_of[unit, option] for option in menu], dtype=float)
             time = np.array([latency.unit(unit, option) for option in menu])
-            kinds = np.array([option.activations == "int8" for option in menu], dtype=np.int64)
-            chosen = useful(losses[unit], size, time, kinds, keep)
+            # Widths are a matter of several layers: options of different ones are not compared.
+            kinds = np.array(
+                [2 * shares.index(o.inputs) + (o.activations == "int8") for o in menu]
+            )
+            chosen = useful(losses[unit], size, time, kinds, keep * (len(shares) + 1) // 2)
             kept[unit] = tuple(menu[index] for index in chosen)
-        return Space(kept, space.removed)
+        return replace(menus, units=kept)
 
+    space = space.computed
     first = {unit: errors(unit, menu) for unit, menu in space.units.items()}
     candidates = thin(space, first, FIRST_CUT * study.space.menu)
     generator = torch.Generator().manual_seed(study.settings.seed)
@@ -310,7 +337,7 @@ def _say_what_does_not_help(space: Space, latency: LatencyPrices, listener: List
 
 def _chosen(space: Space, menus: Mapping[str, Sequence[str]]) -> Space:
     units = {unit: tuple(Option.parse(text) for text in menus[unit]) for unit in space.units}
-    return Space(units, space.removed)
+    return replace(space, units=units)
 
 
 def _table(table: Mapping[str, Sequence[float]], space: Space) -> Table:

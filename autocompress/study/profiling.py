@@ -59,6 +59,7 @@ def profile_device(
         np.random.default_rng([study.settings.seed, 1]),
         device=study.device,
         graph=model.graph,
+        widths=space.widths,
         progress=lambda what, share: listener.progress(round(100 * share), 100, what),
     )
     record = {

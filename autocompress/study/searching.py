@@ -11,11 +11,12 @@ from autocompress.errors import UndecidedError
 from autocompress.search.budget_sampler import BudgetSampler
 from autocompress.search.catalogue import make_sampler
 from autocompress.search.infeasible import aim, prove
-from autocompress.search.problem import LOSS, Problem
+from autocompress.search.problem import LOSS, Problem, Tie
 from autocompress.search.sampler import Sampler
 from autocompress.search.sweep import SweepSampler
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
+from autocompress.search_space.widths import SharedWidth
 from autocompress.study.confirm import quality_threshold
 from autocompress.study.events import Log
 from autocompress.study.finalist import original_of
@@ -40,7 +41,19 @@ def make_problem(prepared: Prepared) -> Problem:
         limits=_limits(prepared, soft=False),
         front=tuple(RESOURCES[name] for name in prepared.study.objective.front),
         products={"swap": prices.products},
+        alike=prices.alike,
+        ties=tuple(_tie(prepared, width) for width in prepared.space.widths),
     )
+
+
+def _tie(prepared: Prepared, width: SharedWidth) -> Tie:
+    """A shared width in numbers; level 0 is the full one."""
+    numbers = {unit: index for index, unit in enumerate(prepared.space.units)}
+    levels = {
+        numbers[unit]: np.array([width.level(unit, o) for o in prepared.space.units[unit]])
+        for unit in width.units
+    }
+    return Tie(width.name, levels)
 
 
 def _limits(prepared: Prepared, soft: bool) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +13,21 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from autocompress.compression.bank import fingerprint, recipe
+from autocompress.compression.channels import Channels, order_pieces, usable
 from autocompress.compression.moments import Statistics, collect
 from autocompress.compression.treated import Treated
 from autocompress.errors import ConfigError, DataError, TaskError
 from autocompress.hardware.device import reject
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.model.channels import ChannelGroup
 from autocompress.model.fold import fold_batch_norms
+from autocompress.model.grouping import find_groups
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs
 from autocompress.model.trace import run, trace
 from autocompress.objective.scores import labels_key
 from autocompress.search_space.space import Space, build_space
+from autocompress.search_space.widths import SharedWidth, share_widths
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
 from autocompress.study.knobs import Knobs, protected, sparing
@@ -133,6 +137,33 @@ class Model:
             if key.rpartition(".")[0] not in treated
         }
 
+    @cached_property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """The channel groups that may be made narrower, verified on the example inputs.
+
+        Raises:
+            TaskError: If the model fails on NaN.
+        """
+        treated = {layer.name: layer for layer in self.layers if layer.is_treated}
+        found = find_groups(self.dense, self.layers, self.example_inputs)
+        return tuple(usable(found, treated))
+
+    def widths(self, study: Study) -> tuple[SharedWidth, ...]:
+        """What layers have in common, for the shares of channels that the search space names."""
+        shares = study.space.channels
+        if min(shares) == 1:
+            return ()
+        layers = {layer.name: layer for layer in self.layers}
+        return share_widths(self.groups, layers, shares, study.device.channel_step)
+
+    def channels(self, widths: Sequence[SharedWidth]) -> Channels:
+        """Which channels stay in the groups that are made narrower."""
+        if not widths:
+            return Channels()
+        names = {width.name for width in widths}
+        groups = tuple(group for group in self.groups if group.name in names)
+        return Channels(groups, order_pieces(self.dense, groups, self.statistics.__getitem__))
+
     def layer(self, name: str) -> Layer:
         """The layer of that name."""
         return next(layer for layer in self.layers if layer.name == name)
@@ -220,7 +251,14 @@ def look(study: Study, listener: Listener, folder: Path | None = None) -> tuple[
         lambda option, layer: reject(option, layer, study.device, study.settings.storage),
         protected(offered, study.settings.knobs.protect),
     )
-    space = build_space(model.layers, study.space, refused, study.space_file, study.device.suited)
+    space = build_space(
+        model.layers,
+        study.space,
+        refused,
+        study.space_file,
+        study.device.suited,
+        model.widths(study),
+    )
     return model, space
 
 
