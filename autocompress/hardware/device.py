@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.errors import DeviceError
+from autocompress.hardware.runtimes.catalogue import RUNTIMES
+from autocompress.hardware.runtimes.runtime import Runtime
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 
@@ -24,6 +26,8 @@ class Device:
         batch_size: Rows of one forward pass; 0 takes that of the example inputs.
         storage: Storage format by default, `archive` or `onnx`.
         precisions: Activation types that have kernels.
+        channel_step: Counts of channels that are no multiple of it are not faster than the next.
+        int8_bits: Most bits of a weight for which the int8 kernels give exact sums.
     """
 
     name: str
@@ -32,9 +36,18 @@ class Device:
     batch_size: int = 0
     storage: str = "archive"
     precisions: tuple[str, ...] = ("float32", "int8")
+    channel_step: int = 8
+    int8_bits: int = 8
 
+    @property
+    def engine(self) -> Runtime:
+        """What opens models and looks at what really runs."""
+        return RUNTIMES[self.runtime]
 
-DEVICES = {"onnxruntime-cpu": Device("onnxruntime-cpu", "onnxruntime")}
+    @property
+    def file_engine(self) -> Runtime:
+        """What runs the ONNX file that ships: the device's runtime where that reads such files."""
+        return self.engine if self.engine.reads_onnx else RUNTIMES["onnxruntime"]
 
 
 def get_device(name: str) -> Device:
@@ -51,13 +64,11 @@ def get_device(name: str) -> Device:
 def machine_fingerprint(device: Device) -> dict[str, str]:
     """What a measured time depends on: processor and its instructions for int8, cores, runtime
     version and threads."""
-    import onnxruntime
-
     return {
         "processor": _processor(),
         "int8": int8_instructions(),
         "cores": str(os.cpu_count()),
-        "runtime": f"{device.runtime} {onnxruntime.__version__}",
+        "runtime": f"{device.runtime} {device.engine.version()}",
         "threads": str(device.threads),
         "system": platform.system(),
     }
@@ -91,6 +102,11 @@ def reject(
         return layer.reason
     if option.activations not in device.precisions:
         return f"{device.name} has no {option.activations} kernels"
+    if option.activations == "int8" and option.bits > device.int8_bits:
+        return (
+            f"int8 kernels of {device.runtime} overflow on this processor with weights of more"
+            f" than {device.int8_bits} bits"
+        )
     if option.is_factored and layer.rank(option.rank) >= layer.full_rank:
         return f"a rank of {option.rank:g} of {layer.full_rank} leaves nothing out"
     if storage != "onnx":
@@ -131,3 +147,24 @@ def _processor() -> str:
     )
     parts = [fields[key].strip(" \t:") for key in wanted if key in fields]
     return " ".join(parts) or platform.machine()
+
+
+def _exact_bits() -> int:
+    """Most bits of a weight that OpenVINO's int8 kernels take without overflow.
+
+    On x86 processors without VNNI they add two products of u8 and s8 in 16 bits, which saturate:
+    2 * 255 * 127 does not fit, 2 * 255 * 63 does.
+    """
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    found = int8_instructions()
+    return 7 if is_x86 and "vnni" not in found and "amx" not in found else 8
+
+
+DEVICES = {
+    device.name: device
+    for device in (
+        Device("onnxruntime-cpu", "onnxruntime"),
+        Device("openvino-cpu", "openvino", int8_bits=_exact_bits()),
+        Device("torch-cpu", "torch", precisions=("float32",)),
+    )
+}

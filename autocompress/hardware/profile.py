@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from autocompress.compression.stitch import stitched
 from autocompress.errors import DeviceError, StorageError
 from autocompress.hardware.candidates import Menus, candidate_macs, draw_candidates, stand_ins
-from autocompress.hardware.clock import Progress, Values, feeds, time_models
+from autocompress.hardware.clock import Progress, feeds, time_models
 from autocompress.hardware.cost_model import Candidate, LatencyPrices, fit_prices
 from autocompress.hardware.device import Device, get_device, kernel_class
 from autocompress.hardware.fit import Fit, Point, judge
 from autocompress.hardware.measure import isolated_prices, measure_table
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
+from autocompress.hardware.runtimes.runtime import Program, Values
 from autocompress.hardware.timing import Timing
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
@@ -108,22 +110,33 @@ def fit_latency(
 
     start = time.process_time()
     table = measure_table(graph, classes, device, say)
-    isolated = isolated_prices(graph, classes, table)
+    isolated = isolated_prices(graph, classes, table, device.precisions)
     table_seconds = time.process_time() - start
 
     start = time.process_time()
     values = feeds(graph, example_inputs)
-    runs = _run_count(graph, classes, values, held_out, seconds)
+    dense = candidate_program(model, graph, {}, device)
+    runs = _run_count(dense, classes, values, held_out, seconds, device)
     candidates = draw_candidates(classes, runs + held_out, generator)
     models = {
-        str(index): assemble(graph, stand_ins(graph, candidate), threads=device.threads)
+        str(index): candidate_program(model, graph, candidate, device)
         for index, candidate in enumerate(candidates)
     }
-    timings = list(time_models(models, values, BLOCKS, BLOCK_MS, say).values())
+    timed = time_models(models, values, BLOCKS, BLOCK_MS, say, device.engine)
+    timings = list(timed.values())
     fit_seconds = time.process_time() - start
     prices, points = _fit(isolated, graph.layers, candidates, timings, held_out, generator)
     fit = judge(points, timings, table_seconds, fit_seconds)
     return Profile(device.name, _for_menus(prices, menus), fit)
+
+
+def candidate_program(
+    model: nn.Module, graph: FloatGraph, candidate: Candidate, device: Device
+) -> Program:
+    """A candidate with made-up weights, in the forms that runtimes take."""
+    treated = stand_ins(graph, candidate)
+    proto = assemble(graph, treated, threads=device.threads)
+    return Program(proto, lambda: stitched(model, treated))
 
 
 def _fit(
@@ -172,16 +185,17 @@ def _for_menus(prices: LatencyPrices, menus: Menus) -> LatencyPrices:
 
 
 def _run_count(
-    graph: FloatGraph,
+    dense: Program,
     classes: Menus,
     values: Values,
     held_out: int,
     seconds: float,
+    device: Device,
 ) -> int:
     """How many candidates to calibrate on: ten, and more for the prices where time allows."""
-    dense = assemble(graph, {})
-    once = time_models({"dense": dense}, values, blocks=3)["dense"].p20_ms
+    timed = time_models({"dense": dense}, values, blocks=3, runtime=device.engine)
+    once = timed["dense"].p20_ms
     affordable = int(1000 * seconds / (BLOCKS * max(BLOCK_MS, once)))
-    openable = OPEN_BYTES // max(1, int(dense.ByteSize()))
+    openable = OPEN_BYTES // max(1, int(dense.proto.ByteSize()))
     wanted = 10 + 3 * sum(map(len, classes.values())) // 2
     return max(10, min(wanted, 60, affordable - held_out, openable - held_out))

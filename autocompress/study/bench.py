@@ -75,14 +75,15 @@ class Bench:
             candidate = Candidate.from_dict(record.choices)
             finalists.append(make_finalist(self.prepared, candidate))
         listener.progress(len(records), len(records) + 1, "timing beside the original")
-        protos = {item.candidate.id: item.proto for item in finalists}
+        programs = {item.candidate.id: item.program for item in finalists}
         model = self.prepared.model
         timings = time_when_calm(
-            {ORIGINAL: self._original.proto, **protos},
+            {ORIGINAL: self._original.program, **programs},
             feeds(model.graph, model.example_inputs),
             ORIGINAL,
             self.prepared.latency.predict({}),
             self._patience,
+            runtime=self.prepared.study.device.engine,
         )
         reference = timings[ORIGINAL]
         self.latency_ms = self.latency_ms or reference.p20_ms

@@ -248,7 +248,8 @@ def test(prepared: Prepared, winner: Finalist) -> Test:
         TaskError: If `evaluate` fails.
     """
     task = prepared.study.task
-    twins = Twins(OnnxModule(winner.proto), winner.module)
+    runtime = prepared.study.device.file_engine
+    twins = Twins(OnnxModule(winner.proto, runtime=runtime), winner.module)
     quality = task.evaluate(twins, "test")
     original = task.evaluate(prepared.model.dense, "test")
     return Test(original, quality, twins.agreement, twins.examples)

@@ -13,8 +13,8 @@ from autocompress.compression.resolve import resolve
 from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Treated
 from autocompress.deploy import archive
-from autocompress.hardware.runtimes.onnx_fused import check_fused
 from autocompress.hardware.runtimes.onnx_graph import assemble
+from autocompress.hardware.runtimes.runtime import Program
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
 from autocompress.study.prepare import Prepared
@@ -44,6 +44,11 @@ class Finalist:
     operators: Mapping[str, str]
     size_bytes: int
     loss: float
+
+    @property
+    def program(self) -> Program:
+        """In the forms that runtimes take."""
+        return Program(self.proto, lambda: self.module)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
         treated=whole,
         module=module,
         proto=proto,
-        operators=check_fused(proto, treated),
+        operators=prepared.study.device.engine.check(proto, treated),
         size_bytes=file_bytes(prepared, candidate, whole, proto),
         loss=min(losses),
     )
