@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.errors import DeviceError
+from autocompress.hardware.energy import HOROWITZ, Energy
 from autocompress.hardware.runtimes.catalogue import RUNTIMES
 from autocompress.hardware.runtimes.runtime import Runtime
+from autocompress.hardware.sheet import FOLDER, DataSheet, load_sheet
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
+from autocompress.toml import presets
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Device:
         precisions: Activation types that have kernels.
         channel_step: Counts of channels that are no multiple of it are not faster than the next.
         int8_bits: Most bits of a weight for which the int8 kernels give exact sums.
+        energy: What operations and bytes cost there; None where no figure is known.
+        sheet: Data sheet of a device that is not here; None for one that is measured.
     """
 
     name: str
@@ -38,32 +44,86 @@ class Device:
     precisions: tuple[str, ...] = ("float32", "int8")
     channel_step: int = 8
     int8_bits: int = 8
+    energy: Energy | None = HOROWITZ
+    sheet: DataSheet | None = None
+
+    @property
+    def costs(self) -> str:
+        """How latency is known: `measured` here, or `estimated` from a data sheet."""
+        return "measured" if self.sheet is None else "estimated"
+
+    def missing(self) -> str:
+        """Why nothing can be run on it here; empty when models can."""
+        if self.sheet is not None:
+            return "not here: its times are estimates, or imported measurements"
+        return self.engine.missing()
 
     @property
     def engine(self) -> Runtime:
-        """What opens models and looks at what really runs."""
+        """What opens models and looks at what really runs.
+
+        Raises:
+            DeviceError: If the device is known from its data sheet only.
+        """
+        if self.sheet is not None:
+            raise DeviceError(f"{self.name} is known from its data sheet: nothing runs on it here")
         return RUNTIMES[self.runtime]
 
     @property
     def file_engine(self) -> Runtime:
-        """What runs the ONNX file that ships: the device's runtime where that reads such files."""
-        return self.engine if self.engine.reads_onnx else RUNTIMES["onnxruntime"]
+        """What runs the ONNX file that ships: the device's runtime where that is here and reads
+        such files."""
+        has_own = self.sheet is None and self.engine.reads_onnx
+        return self.engine if has_own else RUNTIMES["onnxruntime"]
 
 
-def get_device(name: str) -> Device:
+def get_device(name: str, relative_to: Path | None = None) -> Device:
     """The device of that name.
+
+    Args:
+        name: One that is measured here, a data sheet of `objectives/devices/`, or the path of
+            one's own, ending in `.toml`.
+        relative_to: Folder that relative paths start from.
 
     Raises:
         DeviceError: If there is none; lists those that exist.
+        ConfigError: If its data sheet is malformed.
     """
-    if name not in DEVICES:
-        raise DeviceError(f"device {name!r}: known are {', '.join(sorted(DEVICES))}")
-    return DEVICES[name]
+    if name in DEVICES:
+        return DEVICES[name]
+    sheets = presets(FOLDER)
+    if name not in sheets and not name.endswith(".toml"):
+        raise DeviceError(
+            f"device {name!r}: known are {', '.join([*DEVICES, *sheets])}"
+            " (or give the path of a data sheet ending in .toml)"
+        )
+    sheet, _ = load_sheet(name, relative_to)
+    energy = Energy(sheet.float32_mac_pj, sheet.int8_mac_pj, sheet.byte_pj)
+    return Device(
+        name,
+        sheet.runtime,
+        sheet.threads,
+        sheet.batch_size,
+        sheet.storage,
+        sheet.precisions,
+        sheet.channel_step,
+        energy=energy if sheet.byte_pj else None,
+        sheet=sheet,
+    )
+
+
+def all_devices() -> list[Device]:
+    """Every device there is a name for, the measured ones first."""
+    return [*DEVICES.values(), *(get_device(name) for name in presets(FOLDER))]
 
 
 def machine_fingerprint(device: Device) -> dict[str, str]:
     """What a measured time depends on: processor and its instructions for int8, cores, runtime
-    version and threads."""
+    version and threads; of an estimate, the data sheet."""
+    if device.sheet is not None:
+        content = device.sheet.model_dump_json(exclude={"description"})
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return {"runtime": device.runtime, "threads": str(device.threads), "sheet": digest}
     return {
         "processor": _processor(),
         "int8": int8_instructions(),

@@ -9,6 +9,7 @@ from autocompress.hardware.candidates import Menus
 from autocompress.hardware.clock import Progress, bound
 from autocompress.hardware.cost_model import Edge, LatencyPrices
 from autocompress.hardware.device import Device
+from autocompress.hardware.imported import sheet_table
 from autocompress.hardware.operations import boundaries, operations_of
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
 from autocompress.hardware.runtimes.runtime import made_up
@@ -26,7 +27,10 @@ def measure_table(
     device: Device,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """This machine's cached table with every operation that `classes` need; saves what it adds.
+    """A table with every operation that `classes` need.
+
+    On a device that is measured it is this machine's cached table; what is missing is measured and
+    saved.  One that is known from a data sheet has estimates where nothing was imported.
 
     Args:
         graph: The exported model; gives layers and modules.
@@ -34,8 +38,10 @@ def measure_table(
         device: Where it runs.
         progress: Called with what is being done and the share that is done.
     """
-    table = cached_table(device)
     wanted = operations_of(graph, classes, device.precisions)
+    if device.sheet is not None:
+        return sheet_table(wanted, device)
+    table = cached_table(device)
     missing = [wanted[name] for name in wanted if name not in table.entries]
     entries = {}
     for index, operation in enumerate(missing):
@@ -73,8 +79,7 @@ def isolated_prices(
     layers = [layer for layer in graph.layers if layer.name in classes]
     units = {
         layer.name: {
-            option.id: layer.calls
-            * table.p20_ms(layer_signature(layer, graph.modules[layer.name], option))
+            option.id: table.p20_ms(layer_signature(layer, graph.modules[layer.name], option))
             for option in classes[layer.name]
         }
         for layer in layers

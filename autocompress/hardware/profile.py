@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,13 @@ from autocompress.errors import DeviceError, StorageError
 from autocompress.hardware.candidates import Menus, candidate_macs, draw_candidates, stand_ins
 from autocompress.hardware.clock import Progress, feeds, time_models
 from autocompress.hardware.cost_model import Candidate, LatencyPrices, fit_prices
+from autocompress.hardware.coverage import Coverage
 from autocompress.hardware.device import Device, get_device, kernel_class
 from autocompress.hardware.fit import Fit, Point, judge
 from autocompress.hardware.measure import isolated_prices, measure_table
+from autocompress.hardware.operations import operations_of
+from autocompress.hardware.rest import rest_work, tensor_shapes
+from autocompress.hardware.roofline import roofline_ms
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.runtime import Program, Values
@@ -37,19 +41,23 @@ class Profile:
     Args:
         device: Name of the device.
         prices: For the search.
-        fit: How far to trust them.
+        fit: How far to trust them; None where no whole model can be run, on a device that is known
+            from its data sheet.
+        coverage: How many of the operations behind the prices were measured.
     """
 
     device: str
     prices: LatencyPrices
-    fit: Fit
+    fit: Fit | None
+    coverage: Coverage
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "device": self.device,
             "prices": self.prices.as_dict(),
-            "fit": asdict(self.fit),
+            "fit": asdict(self.fit) if self.fit else None,
+            "coverage": self.coverage.as_dict(),
         }
 
     @staticmethod
@@ -61,7 +69,11 @@ class Profile:
         """
         try:
             prices = LatencyPrices.from_dict(content["prices"])
-            return Profile(str(content["device"]), prices, Fit.from_dict(content["fit"]))
+            fit = Fit.from_dict(content["fit"]) if content["fit"] else None
+            # Before there were estimates every price was measured.
+            measured = {"measured": sum(map(len, prices.unit_ms.values())), "estimated": 0}
+            coverage = Coverage(**content.get("coverage", measured))
+            return Profile(str(content["device"]), prices, fit, coverage)
         except (KeyError, TypeError) as error:
             raise StorageError(f"not a profile of a device: {error!r}") from error
 
@@ -80,6 +92,9 @@ def fit_latency(
     progress: Progress | None = None,
 ) -> Profile:
     """Measure single operations that are not in the cached table, run whole candidates, fit.
+
+    On a device that is known from its data sheet the prices are the sums of the single operations,
+    as they stand.
 
     Args:
         model: The dense model, in evaluation mode.
@@ -106,11 +121,17 @@ def fit_latency(
     treated = {layer.name: layer for layer in graph.layers if menus.get(layer.name)}
     if not treated:
         raise DeviceError("no layer has options: there is no latency to predict")
-    classes = {name: _classes(menus[name]) for name in treated}
+    classes = {name: kernel_classes(menus[name]) for name in treated}
 
     start = time.process_time()
     table = measure_table(graph, classes, device, say)
     isolated = isolated_prices(graph, classes, table, device.precisions)
+    wanted = operations_of(graph, classes, device.precisions)
+    coverage = Coverage.of(table, wanted)
+    if device.sheet is not None:
+        rest = rest_work(graph, tensor_shapes(graph, example_inputs))
+        prices = replace(isolated, constant_ms=roofline_ms(rest, device.sheet))
+        return Profile(device.name, _for_menus(prices, menus), None, coverage)
     table_seconds = time.process_time() - start
 
     start = time.process_time()
@@ -127,7 +148,7 @@ def fit_latency(
     fit_seconds = time.process_time() - start
     prices, points = _fit(isolated, graph.layers, candidates, timings, held_out, generator)
     fit = judge(points, timings, table_seconds, fit_seconds)
-    return Profile(device.name, _for_menus(prices, menus), fit)
+    return Profile(device.name, _for_menus(prices, menus), fit, coverage)
 
 
 def candidate_program(
@@ -167,7 +188,7 @@ def _fit(
     return fit_prices(isolated, candidates, measured), points
 
 
-def _classes(menu: Sequence[Option]) -> tuple[Option, ...]:
+def kernel_classes(menu: Sequence[Option]) -> tuple[Option, ...]:
     """Kernel classes of a menu; the identity comes first."""
     return tuple(dict.fromkeys([Option(), *(kernel_class(option) for option in menu)]))
 

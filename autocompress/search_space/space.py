@@ -11,6 +11,8 @@ from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
 from autocompress.search_space.preset import SpacePreset
 
+NAMED = 8  # options of one reason that a sentence names
+
 
 @dataclass(frozen=True)
 class Space:
@@ -87,9 +89,13 @@ def build_space(
         raise ConfigError(
             f"{file}: no layer can be treated; `autocompress layers` gives the reasons"
         )
-    return Space(
-        units, tuple(f"{reason}: {', '.join(names)}" for reason, names in removed.items())
-    )
+    return Space(units, tuple(f"{reason}: {_listed(names)}" for reason, names in removed.items()))
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of some names, and how many there are more."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _no_smaller(option: Option, layer: Layer) -> str:

@@ -225,6 +225,7 @@ def rank(
         reason = _worse(verdict, original)
         if not reason and index:
             missed = [t.name for t in targets if not t.is_met(verdict.measured)]
+            missed += [room.name for room in verdict.rooms if not room.fits]
             reason = (
                 f"misses the limit on {', '.join(missed)}" if missed else "another one is better"
             )

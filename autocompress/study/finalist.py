@@ -17,6 +17,7 @@ from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.runtime import Program
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
+from autocompress.study.footprint import Footprint, Room
 from autocompress.study.prepare import Prepared
 from autocompress.study.pricing import dense_record, metadata
 from autocompress.study.storage import Record
@@ -74,6 +75,8 @@ class Verdict:
         same_work: Whether it runs the same operations on the same shapes as the original, so that
             the clock can only tell noise between them.
         reason: Why it was not chosen; empty for the winner.
+        footprint: Energy and memory, estimated.
+        rooms: What it takes of the device's memories.
     """
 
     finalist: Finalist
@@ -84,6 +87,8 @@ class Verdict:
     met: bool
     same_work: bool = False
     reason: str = ""
+    footprint: Footprint | None = None
+    rooms: tuple[Room, ...] = ()
 
     @property
     def probe(self) -> Probe:
@@ -127,10 +132,18 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
         treated=whole,
         module=module,
         proto=proto,
-        operators=prepared.study.device.engine.check(proto, treated),
+        operators=_operators(prepared, proto, treated),
         size_bytes=file_bytes(prepared, candidate, whole, proto),
         loss=min(losses),
     )
+
+
+def _operators(
+    prepared: Prepared, proto: onnx.ModelProto, treated: Mapping[str, Treated]
+) -> dict[str, str]:
+    """What the device runs; not known where it is not here."""
+    device = prepared.study.device
+    return {} if device.sheet is not None else device.engine.check(proto, treated)
 
 
 def original_of(prepared: Prepared) -> Finalist:
