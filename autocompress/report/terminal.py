@@ -7,4 +7,5 @@ def say(text: str, style: str = "") -> None:
     """Prints a line as it is, however long, without colouring numbers and paths."""
     from rich.console import Console
 
-    Console().print(text, style=style, highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False)
+    console.print(text, style=style, highlight=False, soft_wrap=True)

@@ -28,7 +28,7 @@ from autocompress.hardware.table import cache_path, empty_table
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs
 from autocompress.model.trace import trace
-from autocompress.search_space.option import Option
+from autocompress.search_space.option import BITS, Option
 from autocompress.search_space.space import build_space
 from autocompress.study.config import load_study
 from autocompress.study.events import Listener
@@ -154,7 +154,8 @@ def _wanted(device: Device, folder: Path | None) -> Wanted:
     if folder is None:
         dense, inputs = reference_model()
         layers = trace(dense, inputs)
-        integers = Option(bits=device.int8_bits, activations="int8")
+        bits = max(bits for bits in BITS if bits <= device.int8_bits)
+        integers = Option(bits=bits, activations="int8")
         options = [Option(), Option(rank=0.5), integers]
         menu = [option for option in options if option.activations in device.precisions]
         menus = {layer.name: menu for layer in layers if layer.is_treated}
