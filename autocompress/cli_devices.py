@@ -85,4 +85,5 @@ def profile(
     else:
         say(f"latency of the original: {latency_text(measured.prices.predict({}))} (estimated)")
     say(coverage_text(measured.coverage.as_dict()))
-    say(f"table: {path}")
+    if path.is_file():
+        say(f"table: {path}")
