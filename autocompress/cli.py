@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from autocompress.cli_devices import devices, profile
 from autocompress.errors import AutocompressError
+from autocompress.report.terminal import say
 
 EXIT_NOT_MET = 3
 EXIT_INTERRUPTED = 130
@@ -56,13 +58,6 @@ Goal = Annotated[
 ]
 
 
-def say(text: str, style: str = "") -> None:
-    """Prints a line as it is, however long, without colouring numbers and paths."""
-    from rich.console import Console
-
-    Console().print(text, style=style, highlight=False, soft_wrap=True)
-
-
 @app.command()
 def run(
     study: StudyFolder,
@@ -70,7 +65,9 @@ def run(
     budget: Budget = None,
     space: Annotated[str | None, typer.Option(help="Search space: preset or .toml.")] = None,
     objective: Annotated[str | None, typer.Option(help="Objective: preset or .toml.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where the model will run.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where the model will run: see `autocompress devices`.")
+    ] = None,
     storage: Annotated[str | None, typer.Option(help="What ships: archive or onnx.")] = None,
     sampler: Annotated[
         str | None, typer.Option(help="budget (ours), cmaes, tpe, nsga2, nsga3 or random.")
@@ -126,6 +123,7 @@ def run(
     """
     from rich.console import Console
 
+    from autocompress.report.device_tables import further_costs, met_text
     from autocompress.report.html import write_report
     from autocompress.report.progress import Display
     from autocompress.report.tables import result_table
@@ -160,6 +158,8 @@ def run(
         if (folder / name).is_file():
             say(f"  {folder / name}")
     say(f"  {report}")
+    for line in further_costs(outcome.result["estimates"]):
+        say(line)
     if not outcome.budget_met:
         best, binding = outcome.result["best"]["candidate"], outcome.result["binding"]
         say(
@@ -171,25 +171,32 @@ def run(
     missed = [name for name, row in asked.items() if not row["met"]]
     for name in missed:
         say(f"soft limit on {name} missed: {asked[name]['text']} was aimed at", "yellow")
-    met = "budget met, as measured" if asked else "no limits to meet"
-    console.print(met, style="bold green")
+    console.print(met_text(outcome.result) if asked else "no limits to meet", style="bold green")
 
 
 @app.command()
 def layers(
     study: StudyFolder,
     space: Annotated[str | None, typer.Option(help="Search space: preset or .toml.")] = None,
+    device: Annotated[str | None, typer.Option(help="See `autocompress devices`.")] = None,
 ) -> None:
     """List every layer: shape, parameters, shares, options, and why one is left alone."""
     from rich.console import Console
 
+    from autocompress.report.device_tables import footprint_lines
     from autocompress.report.tables import layers_table
     from autocompress.study.config import load_study
-    from autocompress.study.layers import layer_shares
+    from autocompress.study.layers import dense_footprint, layer_shares
+    from autocompress.study.subject import trace_model
 
     console = Console()
-    loaded = load_study(study, {"space": space})
-    console.print(layers_table(layer_shares(loaded)))
+    loaded = load_study(study, {"space": space, "device": device})
+    model = trace_model(loaded)
+    console.print(layers_table(layer_shares(loaded, model)))
+    if loaded.device.sheet is not None:
+        say(f"time: estimated from the data sheet of {loaded.device.name}")
+    for line in footprint_lines(dense_footprint(loaded, model)):
+        say(line)
     say(f"options of {loaded.space_file}:")
     for line in loaded.space.axes():
         say(f"  {line}")
@@ -200,7 +207,9 @@ def show(run: RunFolder) -> None:
     """Show a run, also while it goes on: state, best point, front, the limit that binds."""
     from rich.console import Console
 
+    from autocompress.report.device_tables import coverage_text
     from autocompress.report.tables import front_table, result_table
+    from autocompress.study.devices import recorded_coverage
     from autocompress.study.front import front_of, table_of
     from autocompress.study.status import status
 
@@ -219,6 +228,9 @@ def show(run: RunFolder) -> None:
         binding = found.result["binding"]
         console.print(f"budget {met}; {f'{binding} binds' if binding else 'no limit binds'}")
     front = front_of(found.records)
+    coverage = recorded_coverage(run)
+    if coverage and (front or found.result):
+        say(coverage_text(coverage.as_dict()))
     if front:
         console.print(front_table(table_of(front, {}), best=best))
 
@@ -263,6 +275,7 @@ def retarget(
     """
     from rich.console import Console
 
+    from autocompress.report.device_tables import further_costs, met_text
     from autocompress.report.progress import Display
     from autocompress.report.tables import result_table
     from autocompress.study.retarget import retarget as answer
@@ -278,12 +291,14 @@ def retarget(
     )
     for path in found.files:
         say(f"  {path}")
+    for line in further_costs(result["estimates"]):
+        say(line)
     if not found.budget_met:
         best, binding = result["best"]["candidate"], result["binding"]
         binds = f"the limit on {binding} binds; " if binding else ""
         say(f"budget not met: {binds}the closest point is {best}", "bold red")
         raise typer.Exit(EXIT_NOT_MET)
-    console.print("budget met, as measured", style="bold green")
+    console.print(met_text(result), style="bold green")
 
 
 @app.command()
@@ -296,25 +311,8 @@ def report(run: RunFolder) -> None:
     typer.echo(write_report(run))
 
 
-@app.command()
-def profile(
-    device: Annotated[str, typer.Argument(help="Device, such as onnxruntime-cpu.")],
-    study: Annotated[
-        Path | None, typer.Option(help="Study whose layers are timed; else a small reference net.")
-    ] = None,
-) -> None:
-    """Measure a device's table and judge its cost model on candidates it has not seen."""
-    from rich.console import Console
-
-    from autocompress.report.progress import Display
-    from autocompress.report.tables import fit_table
-    from autocompress.study.layers import measure_device
-
-    console = Console()
-    with Display(console) as display:
-        fit, path = measure_device(device, study, display)
-    console.print(fit_table(fit))
-    say(f"table: {path}")
+app.command()(devices)
+app.command()(profile)
 
 
 @app.command()

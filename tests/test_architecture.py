@@ -23,7 +23,7 @@ ORDER = [
     "report",
 ]
 SHARED = {"errors", "files", "toml"}
-ENTRANCES = {"__init__", "api", "cli"}
+ENTRANCES = {"__init__", "api", "cli", "cli_devices"}
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 

@@ -28,6 +28,7 @@ CONTRACT = {
     "budget",
     "original",
     "best",
+    "estimates",
     "budget_met",
     "binding",
     "audit",

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from autocompress.errors import DataError, StorageError
 from autocompress.files import write_bytes
-from autocompress.hardware.runtimes.onnx_session import open_session
+from autocompress.hardware.runtimes.catalogue import DEFAULT
+from autocompress.hardware.runtimes.onnx_session import open_session, read_proto
+from autocompress.hardware.runtimes.onnxruntime_cpu import session_runner
+from autocompress.hardware.runtimes.runtime import Program, Runtime, batch_of, input_names
 
 
 def write_onnx(path: str | Path, proto: onnx.ModelProto) -> int:
@@ -58,21 +61,25 @@ class OnnxModule(nn.Module):
     Args:
         model: A session, a model, or the path of its file.
         static_batch: Rows of one run when the graph is bound to them, 0 when it takes any.
+        runtime: What runs it; a session has onnxruntime already.
     """
 
     def __init__(
         self,
         model: onnxruntime.InferenceSession | onnx.ModelProto | str | Path,
         static_batch: int | None = None,
+        runtime: Runtime = DEFAULT,
     ) -> None:
         super().__init__()
-        self.session = (
-            model if isinstance(model, onnxruntime.InferenceSession) else open_session(model)
-        )
-        inputs = self.session.get_inputs()
-        self.names = [value.name for value in inputs]
-        shape = inputs[0].shape
-        fixed = shape[0] if shape and isinstance(shape[0], int) else 0
+        if isinstance(model, onnxruntime.InferenceSession):
+            self.names = tuple(value.name for value in model.get_inputs())
+            shape = model.get_inputs()[0].shape
+            fixed = shape[0] if shape and isinstance(shape[0], int) else 0
+            self.run = session_runner(model)
+        else:
+            proto = model if isinstance(model, onnx.ModelProto) else read_proto(model)
+            self.names, fixed = input_names(proto), batch_of(proto)
+            self.run = runtime.open(Program(proto))
         self.static_batch = fixed if static_batch is None else static_batch
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -95,5 +102,5 @@ class OnnxModule(nn.Module):
         return torch.from_numpy(np.concatenate(parts))
 
     def _run(self, arrays: list[np.ndarray]) -> np.ndarray:
-        (output, *_) = self.session.run(None, dict(zip(self.names, arrays, strict=True)))
+        (output, *_) = self.run(dict(zip(self.names, arrays, strict=True)))
         return np.asarray(output)

@@ -7,24 +7,25 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autocompress.hardware.runtimes.catalogue import DEFAULT
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
-from autocompress.hardware.runtimes.onnx_session import open_session
+from autocompress.hardware.runtimes.runtime import Program, Runner, Runtime, Values
 from autocompress.hardware.timing import Timing, interleaved
 
 Progress = Callable[[str, float], None]
-Values = Mapping[str, NDArray[np.generic]]
+Models = Mapping[str, onnx.ModelProto | Program]
 
 
 def time_models(
-    models: Mapping[str, onnx.ModelProto],
+    models: Models,
     values: Values,
     blocks: int = 25,
     block_ms: float = 3.0,
     progress: Progress | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> dict[str, Timing]:
     """Time whole models in turn, each under the loader settings that it carries.
 
@@ -34,24 +35,27 @@ def time_models(
         blocks: Rounds.
         block_ms: CPU time of a block.
         progress: Called with what is being done and the share that is done.
+        runtime: What runs them.
     """
     runs: dict[str, Callable[[], object]] = {}
-    for index, (name, proto) in enumerate(models.items()):
+    for index, (name, model) in enumerate(models.items()):
         if progress:
             progress("opening candidates", index / len(models))
-        runs[name] = runner(open_session(proto), values)
+        program = model if isinstance(model, Program) else Program(model)
+        runs[name] = bound(runtime.open(program), values)
     if progress:
         progress("timing candidates", 0.0)
     return interleaved(runs, blocks, block_ms)
 
 
 def time_when_calm(
-    models: Mapping[str, onnx.ModelProto],
+    models: Models,
     values: Values,
     reference: str,
     expected_ms: float,
     seconds: float = 30.0,
     progress: Progress | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> dict[str, Timing]:
     """Time whole models, again and again while the machine is slower than when it was profiled.
 
@@ -62,15 +66,16 @@ def time_when_calm(
         expected_ms: That latency, such as `prices.predict({})`.
         seconds: Wall time after which the quickest attempt is taken as it is.
         progress: Called with what is being done and the share that is done.
+        runtime: What runs them.
 
     Returns:
         The timings of the attempt in which the reference was quickest.
     """
     start = time.monotonic()
-    best = time_models(models, values, progress=progress)
+    best = time_models(models, values, progress=progress, runtime=runtime)
     while best[reference].p20_ms > 1.05 * expected_ms and time.monotonic() - start < seconds:
         time.sleep(0.5)
-        again = time_models(models, values)
+        again = time_models(models, values, runtime=runtime)
         best = min(best, again, key=lambda timings: timings[reference].p20_ms)
     return best
 
@@ -81,6 +86,6 @@ def feeds(graph: FloatGraph, inputs: tuple[Tensor, ...]) -> dict[str, NDArray[np
     return {name: value.detach().numpy() for name, value in zip(names, inputs, strict=True)}
 
 
-def runner(session: onnxruntime.InferenceSession, values: Values) -> Callable[[], object]:
+def bound(runner: Runner, values: Values) -> Callable[[], object]:
     """One forward pass as a function without arguments."""
-    return lambda: session.run(None, values)
+    return lambda: runner(values)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autocompress.errors import DeviceError
+from autocompress.hardware.energy import HOROWITZ, Energy
+from autocompress.hardware.runtimes.catalogue import RUNTIMES
+from autocompress.hardware.runtimes.runtime import Runtime
+from autocompress.hardware.sheet import FOLDER, DataSheet, load_sheet
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
+from autocompress.toml import presets
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,10 @@ class Device:
         batch_size: Rows of one forward pass; 0 takes that of the example inputs.
         storage: Storage format by default, `archive` or `onnx`.
         precisions: Activation types that have kernels.
-        channel_step: Channels by which widths change without a loss of speed.
-        int8_bits: Most bits of a weight that the int8 kernels take at full speed.
+        channel_step: Counts of channels that are no multiple of it are not faster than the next.
+        int8_bits: Most bits of a weight that the int8 kernels take at full speed, with exact sums.
+        energy: What operations and bytes cost there; None where no figure is known.
+        sheet: Data sheet of a device that is not here; None for one that is measured.
     """
 
     name: str
@@ -36,6 +44,8 @@ class Device:
     precisions: tuple[str, ...] = ("float32", "int8")
     channel_step: int = 8
     int8_bits: int = 8
+    energy: Energy | None = HOROWITZ
+    sheet: DataSheet | None = None
 
     def suited(self, option: Option) -> Option:
         """The option itself, or the nearest one that runs on the device's fast kernels."""
@@ -43,52 +53,88 @@ class Device:
             return replace(option, bits=self.int8_bits)
         return option
 
+    @property
+    def costs(self) -> str:
+        """How latency is known: `measured` here, or `estimated` from a data sheet."""
+        return "measured" if self.sheet is None else "estimated"
 
-@functools.cache
-def int8_instructions() -> str:
-    """What the processor has for products of int8, such as `avx512_vnni`; `none` if nothing is
-    known."""
-    known = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
-    except OSError:
-        return "none"
-    return " ".join(name for name in known if name in words) or "none"
+    def missing(self) -> str:
+        """Why nothing can be run on it here; empty when models can."""
+        if self.sheet is not None:
+            return "not here: its times are estimates, or imported measurements"
+        return self.engine.missing()
+
+    @property
+    def engine(self) -> Runtime:
+        """What opens models and looks at what really runs.
+
+        Raises:
+            DeviceError: If the device is known from its data sheet only.
+        """
+        if self.sheet is not None:
+            raise DeviceError(f"{self.name} is known from its data sheet: nothing runs on it here")
+        return RUNTIMES[self.runtime]
+
+    @property
+    def file_engine(self) -> Runtime:
+        """What runs the ONNX file that ships: the device's runtime where that is here and reads
+        such files."""
+        has_own = self.sheet is None and self.engine.reads_onnx
+        return self.engine if has_own else RUNTIMES["onnxruntime"]
 
 
-def _int8_bits() -> int:
-    """An x86 processor without VNNI adds two products of u8 and s8 in 16 bits: only codes of up to
-    64 cannot overflow there, and others take kernels that are half again as slow."""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
-    return 7 if is_x86 and "vnni" not in int8_instructions() else 8
-
-
-DEVICES = {
-    "onnxruntime-cpu": Device("onnxruntime-cpu", "onnxruntime", int8_bits=_int8_bits()),
-}
-
-
-def get_device(name: str) -> Device:
+def get_device(name: str, relative_to: Path | None = None) -> Device:
     """The device of that name.
+
+    Args:
+        name: One that is measured here, a data sheet of `objectives/devices/`, or the path of
+            one's own, ending in `.toml`.
+        relative_to: Folder that relative paths start from.
 
     Raises:
         DeviceError: If there is none; lists those that exist.
+        ConfigError: If its data sheet is malformed.
     """
-    if name not in DEVICES:
-        raise DeviceError(f"device {name!r}: known are {', '.join(sorted(DEVICES))}")
-    return DEVICES[name]
+    if name in DEVICES:
+        return DEVICES[name]
+    sheets = presets(FOLDER)
+    if name not in sheets and not name.endswith(".toml"):
+        raise DeviceError(
+            f"device {name!r}: known are {', '.join([*DEVICES, *sheets])}"
+            " (or give the path of a data sheet ending in .toml)"
+        )
+    sheet, _ = load_sheet(name, relative_to)
+    energy = Energy(sheet.float32_mac_pj, sheet.int8_mac_pj, sheet.byte_pj)
+    return Device(
+        name,
+        sheet.runtime,
+        sheet.threads,
+        sheet.batch_size,
+        sheet.storage,
+        sheet.precisions,
+        sheet.channel_step,
+        energy=energy if sheet.byte_pj else None,
+        sheet=sheet,
+    )
+
+
+def all_devices() -> list[Device]:
+    """Every device there is a name for, the measured ones first."""
+    return [*DEVICES.values(), *(get_device(name) for name in presets(FOLDER))]
 
 
 def machine_fingerprint(device: Device) -> dict[str, str]:
     """What a measured time depends on: processor and its instructions for int8, cores, runtime
-    version and threads."""
-    import onnxruntime
-
+    version and threads; of an estimate, the data sheet."""
+    if device.sheet is not None:
+        content = device.sheet.model_dump_json(exclude={"description"})
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return {"runtime": device.runtime, "threads": str(device.threads), "sheet": digest}
     return {
         "processor": _processor(),
         "int8": int8_instructions(),
         "cores": str(os.cpu_count()),
-        "runtime": f"{device.runtime} {onnxruntime.__version__}",
+        "runtime": f"{device.runtime} {device.engine.version()}",
         "threads": str(device.threads),
         "system": platform.system(),
     }
@@ -101,9 +147,8 @@ def kernel_class(option: Option) -> Option:
     or fewer with float activations are unfolded when the session loads.  Seven bits stand for the
     int8 kernels, for every processor runs these at full speed (`Device.suited`).
     """
-    bits = 7 if option.activations == "int8" else 32
     return Option(
-        bits=bits,
+        bits=7 if option.activations == "int8" else 32,
         rank=option.rank,
         activations=option.activations,
         inputs=option.inputs,
@@ -131,6 +176,11 @@ def reject(
         return f"{device.name} has no {option.activations} kernels"
     if option.is_factored and layer.groups > 1:
         return f"a convolution in {layer.groups} groups is not factored"
+    if option.activations == "int8" and option.bits > device.int8_bits:
+        return (
+            f"int8 kernels of {device.runtime} overflow on this processor with weights of more"
+            f" than {device.int8_bits} bits"
+        )
     if option.is_factored and layer.rank(option.rank) >= layer.full_rank:
         return f"a rank of {option.rank:g} of {layer.full_rank} leaves nothing out"
     if storage != "onnx":
@@ -147,6 +197,18 @@ def reject(
 
 
 @functools.cache
+def int8_instructions() -> str:
+    """What the processor has for products of int8, such as `avx512_vnni`; `none` if nothing is
+    known.  An x86 processor with none takes slow kernels, for the fast ones overflow there."""
+    known = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
+    except OSError:
+        return "none"
+    return " ".join(name for name in known if name in words) or "none"
+
+
+@functools.cache
 def _processor() -> str:
     """Model of the processor; the finest description that the system offers."""
     try:
@@ -159,3 +221,25 @@ def _processor() -> str:
     )
     parts = [fields[key].strip(" \t:") for key in wanted if key in fields]
     return " ".join(parts) or platform.machine()
+
+
+def _exact_bits() -> int:
+    """Most bits of a weight that fast int8 kernels take without overflow.
+
+    On x86 processors without VNNI they add two products of u8 and s8 in 16 bits, which saturate:
+    2 * 255 * 127 does not fit, 2 * 255 * 63 does.  (onnxruntime has exact kernels for eight bits
+    there, which are half again as slow.)
+    """
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    found = int8_instructions()
+    return 7 if is_x86 and "vnni" not in found and "amx" not in found else 8
+
+
+DEVICES = {
+    device.name: device
+    for device in (
+        Device("onnxruntime-cpu", "onnxruntime", int8_bits=_exact_bits()),
+        Device("openvino-cpu", "openvino", int8_bits=_exact_bits()),
+        Device("torch-cpu", "torch", precisions=("float32",)),
+    )
+}

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from functools import partial
-
-import numpy as np
-import onnx
-from numpy.typing import NDArray
 
 from autocompress.hardware.candidates import Menus
-from autocompress.hardware.clock import Progress, runner
+from autocompress.hardware.clock import Progress, bound
 from autocompress.hardware.cost_model import Edge, LatencyPrices
 from autocompress.hardware.device import Device
+from autocompress.hardware.imported import sheet_table
+from autocompress.hardware.operations import boundaries, operations_of
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
-from autocompress.hardware.runtimes.onnx_session import open_session
-from autocompress.hardware.runtimes.single_op import (
-    boundary_model,
-    boundary_signature,
-    layer_model,
-    layer_signature,
-)
+from autocompress.hardware.runtimes.runtime import made_up
+from autocompress.hardware.runtimes.single_op import boundary_signature, layer_signature
 from autocompress.hardware.table import Entry, LatencyTable, cache_path, cached_table
 from autocompress.hardware.timing import interleaved
 from autocompress.model.layer import Layer
@@ -35,7 +27,10 @@ def measure_table(
     device: Device,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """This machine's cached table with every operation that `classes` need; saves what it adds.
+    """A table with every operation that `classes` need.
+
+    On a device that is measured it is this machine's cached table; what is missing is measured and
+    saved.  One that is known from a data sheet has estimates where nothing was imported.
 
     Args:
         graph: The exported model; gives layers and modules.
@@ -43,37 +38,43 @@ def measure_table(
         device: Where it runs.
         progress: Called with what is being done and the share that is done.
     """
+    wanted = operations_of(graph, classes, device.precisions)
+    if device.sheet is not None:
+        return sheet_table(wanted, device)
     table = cached_table(device)
-    wanted: dict[str, Callable[[], onnx.ModelProto]] = {}
-    for layer in graph.layers:
-        module = graph.modules[layer.name]
-        for option in classes.get(layer.name, ()):
-            signature = layer_signature(layer, module, option)
-            wanted[signature] = partial(layer_model, layer, module, option)
-        for operator, shape in _boundaries(layer):
-            signature = boundary_signature(operator, shape)
-            wanted[signature] = partial(boundary_model, operator, shape)
-    missing = {name: make for name, make in wanted.items() if name not in table.entries}
+    missing = [wanted[name] for name in wanted if name not in table.entries]
     entries = {}
-    for index, (signature, make) in enumerate(missing.items()):
+    for index, operation in enumerate(missing):
         if progress:
             progress("timing operations", index / len(missing))
-        session = open_session(make(), threads=device.threads)
-        values = {value.name: _zeros(value.shape, value.type) for value in session.get_inputs()}
-        timing = interleaved({"op": runner(session, values)}, BLOCKS, BLOCK_MS)["op"]
+        program = operation.program()
+        runner = device.engine.open(program, device.threads)
+        run = bound(runner, made_up(program.proto))
+        timing = interleaved({"op": run}, BLOCKS, BLOCK_MS)["op"]
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        entries[signature] = Entry(timing.p20_ms, timing.spread, timing.blocks, now)
+        entries[operation.signature] = Entry(timing.p20_ms, timing.spread, timing.blocks, now)
     if entries:
         table = table.with_entries(entries)
         table.save(cache_path(device))
     return table
 
 
-def isolated_prices(graph: FloatGraph, classes: Menus, table: LatencyTable) -> LatencyPrices:
+def isolated_prices(
+    graph: FloatGraph,
+    classes: Menus,
+    table: LatencyTable,
+    precisions: tuple[str, ...] = ("float32", "int8"),
+) -> LatencyPrices:
     """Times of single operations, arranged as prices.
 
+    Args:
+        graph: The exported model.
+        classes: Layer name to kernel classes.
+        table: What is known.
+        precisions: Of the device; with one alone precision never changes.
+
     Raises:
-        DeviceError: If one is not in the table.
+        DeviceError: If an operation is not in the table.
     """
     layers = [layer for layer in graph.layers if layer.name in classes]
     units = {
@@ -83,11 +84,17 @@ def isolated_prices(graph: FloatGraph, classes: Menus, table: LatencyTable) -> L
         }
         for layer in layers
     }
+    edges = _edges(layers, table) if len(precisions) > 1 else ()
+    return LatencyPrices(0.0, units, edges)
+
+
+def _edges(layers: Sequence[Layer], table: LatencyTable) -> tuple[Edge, ...]:
+    """Every way on which precision may change."""
     names = {layer.name for layer in layers}
     times = {
         (layer.name, operator): table.p20_ms(boundary_signature(operator, shape))
         for layer in layers
-        for operator, shape in _boundaries(layer)
+        for operator, shape in boundaries(layer)
     }
     edges = [
         Edge(
@@ -104,14 +111,4 @@ def isolated_prices(graph: FloatGraph, classes: Menus, table: LatencyTable) -> L
         for layer in layers
         if layer.name not in read
     ]
-    return LatencyPrices(0.0, units, tuple(edges))
-
-
-def _boundaries(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
-    return [("QuantizeLinear", layer.input_shape), ("DequantizeLinear", layer.output_shape)]
-
-
-def _zeros(shape: Sequence[int], kind: str) -> NDArray[np.generic]:
-    if kind == "tensor(uint8)":
-        return np.full(shape, 130, np.uint8)
-    return np.full(shape, 0.1, np.float32)
+    return tuple(edges)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from autocompress.compression.stitch import stitched
 from autocompress.errors import DeviceError, StorageError
 from autocompress.hardware.candidates import Menus, candidate_macs, draw_candidates, stand_ins
-from autocompress.hardware.clock import Progress, Values, feeds, time_models
+from autocompress.hardware.clock import Progress, feeds, time_models
 from autocompress.hardware.cost_model import Candidate, LatencyPrices, fit_prices
+from autocompress.hardware.coverage import Coverage
 from autocompress.hardware.device import Device, get_device, kernel_class
 from autocompress.hardware.fit import Fit, Point, judge
 from autocompress.hardware.measure import isolated_prices, measure_table
+from autocompress.hardware.operations import operations_of
+from autocompress.hardware.rest import rest_work, tensor_shapes
+from autocompress.hardware.roofline import roofline_ms
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
+from autocompress.hardware.runtimes.runtime import Program, Values
 from autocompress.hardware.timing import Timing
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
@@ -36,19 +42,23 @@ class Profile:
     Args:
         device: Name of the device.
         prices: For the search.
-        fit: How far to trust them.
+        fit: How far to trust them; None where no whole model can be run, on a device that is known
+            from its data sheet.
+        coverage: How many of the operations behind the prices were measured.
     """
 
     device: str
     prices: LatencyPrices
-    fit: Fit
+    fit: Fit | None
+    coverage: Coverage
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "device": self.device,
             "prices": self.prices.as_dict(),
-            "fit": asdict(self.fit),
+            "fit": asdict(self.fit) if self.fit else None,
+            "coverage": self.coverage.as_dict(),
         }
 
     @staticmethod
@@ -60,7 +70,11 @@ class Profile:
         """
         try:
             prices = LatencyPrices.from_dict(content["prices"])
-            return Profile(str(content["device"]), prices, Fit.from_dict(content["fit"]))
+            fit = Fit.from_dict(content["fit"]) if content["fit"] else None
+            # Before there were estimates every price was measured.
+            measured = {"measured": sum(map(len, prices.unit_ms.values())), "estimated": 0}
+            coverage = Coverage(**content.get("coverage", measured))
+            return Profile(str(content["device"]), prices, fit, coverage)
         except (KeyError, TypeError) as error:
             raise StorageError(f"not a profile of a device: {error!r}") from error
 
@@ -80,6 +94,9 @@ def fit_latency(
     progress: Progress | None = None,
 ) -> Profile:
     """Measure single operations that are not in the cached table, run whole candidates, fit.
+
+    On a device that is known from its data sheet the prices are the sums of the single operations,
+    as they stand.
 
     Args:
         model: The dense model, in evaluation mode.
@@ -107,26 +124,43 @@ def fit_latency(
     treated = {layer.name: layer for layer in graph.layers if menus.get(layer.name)}
     if not treated:
         raise DeviceError("no layer has options: there is no latency to predict")
-    classes = {name: _classes(menus[name]) for name in treated}
+    classes = {name: kernel_classes(menus[name]) for name in treated}
 
     start = time.process_time()
     table = measure_table(graph, classes, device, say)
-    isolated = isolated_prices(graph, classes, table)
+    isolated = isolated_prices(graph, classes, table, device.precisions)
+    wanted = operations_of(graph, classes, device.precisions)
+    coverage = Coverage.of(table, wanted)
+    if device.sheet is not None:
+        rest = rest_work(graph, tensor_shapes(graph, example_inputs))
+        prices = replace(isolated, constant_ms=roofline_ms(rest, device.sheet))
+        return Profile(device.name, _for_menus(prices, menus), None, coverage)
     table_seconds = time.process_time() - start
 
     start = time.process_time()
     values = feeds(graph, example_inputs)
-    runs = _run_count(graph, classes, values, held_out, seconds)
+    dense = candidate_program(model, graph, {}, device)
+    runs = _run_count(dense, classes, values, held_out, seconds, device)
     candidates = draw_candidates(classes, runs + held_out, generator, widths)
     models = {
-        str(index): assemble(graph, stand_ins(graph, candidate), threads=device.threads)
+        str(index): candidate_program(model, graph, candidate, device)
         for index, candidate in enumerate(candidates)
     }
-    timings = list(time_models(models, values, BLOCKS, BLOCK_MS, say).values())
+    timed = time_models(models, values, BLOCKS, BLOCK_MS, say, device.engine)
+    timings = list(timed.values())
     fit_seconds = time.process_time() - start
     prices, points = _fit(isolated, graph.layers, candidates, timings, held_out, generator)
     fit = judge(points, timings, table_seconds, fit_seconds)
-    return Profile(device.name, _for_menus(prices, menus), fit)
+    return Profile(device.name, _for_menus(prices, menus), fit, coverage)
+
+
+def candidate_program(
+    model: nn.Module, graph: FloatGraph, candidate: Candidate, device: Device
+) -> Program:
+    """A candidate with made-up weights, in the forms that runtimes take."""
+    treated = stand_ins(graph, candidate)
+    proto = assemble(graph, treated, threads=device.threads)
+    return Program(proto, lambda: stitched(model, treated))
 
 
 def _fit(
@@ -157,7 +191,7 @@ def _fit(
     return fit_prices(isolated, candidates, measured), points
 
 
-def _classes(menu: Sequence[Option]) -> tuple[Option, ...]:
+def kernel_classes(menu: Sequence[Option]) -> tuple[Option, ...]:
     """Kernel classes of a menu; the identity comes first."""
     return tuple(dict.fromkeys([Option(), *(kernel_class(option) for option in menu)]))
 
@@ -175,16 +209,17 @@ def _for_menus(prices: LatencyPrices, menus: Menus) -> LatencyPrices:
 
 
 def _run_count(
-    graph: FloatGraph,
+    dense: Program,
     classes: Menus,
     values: Values,
     held_out: int,
     seconds: float,
+    device: Device,
 ) -> int:
     """How many candidates to calibrate on: ten, and more for the prices where time allows."""
-    dense = assemble(graph, {})
-    once = time_models({"dense": dense}, values, blocks=3)["dense"].p20_ms
+    timed = time_models({"dense": dense}, values, blocks=3, runtime=device.engine)
+    once = timed["dense"].p20_ms
     affordable = int(1000 * seconds / (BLOCKS * max(BLOCK_MS, once)))
-    openable = OPEN_BYTES // max(1, int(dense.ByteSize()))
+    openable = OPEN_BYTES // max(1, int(dense.proto.ByteSize()))
     wanted = 10 + 3 * sum(map(len, classes.values())) // 2
     return max(10, min(wanted, 60, affordable - held_out, openable - held_out))

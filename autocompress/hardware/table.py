@@ -23,14 +23,19 @@ class Entry:
     Args:
         p20_ms: CPU time of one run, 20th percentile of the blocks.
         spread: Interquartile range over that.
-        blocks: Number of blocks.
-        measured_at: Time of measurement, ISO 8601 in UTC.
+        blocks: Number of blocks; 0 where the time is an estimate.
+        measured_at: Time of measurement, ISO 8601 in UTC; empty where it is an estimate.
     """
 
     p20_ms: float
     spread: float
     blocks: int
     measured_at: str
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a clock said so, and not a data sheet."""
+        return self.blocks > 0
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,20 @@ class LatencyTable:
         Raises:
             DeviceError: If it was never measured: a missing time is never taken as zero.
         """
+        return self.entry(signature).p20_ms
+
+    def entry(self, signature: str) -> Entry:
+        """What is known of an operation.
+
+        Raises:
+            DeviceError: If it was never measured: a missing time is never taken as zero.
+        """
         if signature not in self.entries:
             raise DeviceError(
                 f"no measurement of {signature!r} on {self.device}: "
                 f"run `autocompress profile {self.device} --study STUDY`"
             )
-        return self.entries[signature].p20_ms
+        return self.entries[signature]
 
     def with_entries(self, entries: Mapping[str, Entry]) -> LatencyTable:
         """This table and `entries`."""
@@ -91,19 +104,7 @@ def load_table(path: str | Path, device: Device) -> LatencyTable:
         StorageError: If the file cannot be read or is damaged.
         DeviceError: If it is of another machine, runtime version or thread count.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise StorageError(f"{path}: not a latency table ({error})") from error
-    try:
-        if content["schema"] != SCHEMA:
-            raise StorageError(f"{path}: schema {content['schema']}, expected {SCHEMA}")
-        entries = {name: Entry(**fields) for name, fields in content["entries"].items()}
-        table = LatencyTable(content["device"], content["fingerprint"], entries)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{path}: not a latency table ({error!r})") from error
+    table = read_table(path)
     here = machine_fingerprint(device)
     differing = [
         f"{key} {table.fingerprint.get(key, '?')!r} (here {here[key]!r})"
@@ -120,6 +121,27 @@ def load_table(path: str | Path, device: Device) -> LatencyTable:
     return table
 
 
+def read_table(path: str | Path) -> LatencyTable:
+    """Read a table, wherever it was measured.
+
+    Raises:
+        StorageError: If the file cannot be read or is damaged.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StorageError(f"{path}: not a latency table ({error})") from error
+    try:
+        if content["schema"] != SCHEMA:
+            raise StorageError(f"{path}: schema {content['schema']}, expected {SCHEMA}")
+        entries = {name: Entry(**fields) for name, fields in content["entries"].items()}
+        return LatencyTable(content["device"], content["fingerprint"], entries)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path}: not a latency table ({error!r})") from error
+
+
 def cached_table(device: Device) -> LatencyTable:
     """This machine's table from the user's cache; empty when there is none that fits."""
     try:
@@ -129,8 +151,12 @@ def cached_table(device: Device) -> LatencyTable:
 
 
 def cache_path(device: Device) -> Path:
-    """Where this machine's table is kept: in `AUTOCOMPRESS_CACHE` or `~/.cache/autocompress`."""
-    root = os.environ.get("AUTOCOMPRESS_CACHE")
-    folder = Path(root) if root else Path.home() / ".cache" / "autocompress"
+    """Where this machine's table is kept."""
     fingerprint = json.dumps(machine_fingerprint(device), sort_keys=True)
-    return folder / f"{device.name}-{sha256(fingerprint.encode()).hexdigest()[:12]}.json"
+    return cache_folder() / f"{device.name}-{sha256(fingerprint.encode()).hexdigest()[:12]}.json"
+
+
+def cache_folder() -> Path:
+    """Where tables are kept: in `AUTOCOMPRESS_CACHE` or `~/.cache/autocompress`."""
+    root = os.environ.get("AUTOCOMPRESS_CACHE")
+    return Path(root) if root else Path.home() / ".cache" / "autocompress"

@@ -19,7 +19,7 @@ from autocompress.report.html_tables import (
     finalists_table,
     layers_table,
 )
-from autocompress.report.limits import mapping
+from autocompress.report.limits import is_estimated, mapping
 from autocompress.report.markup import bullets, command, escaped, pairs_table
 from autocompress.report.page import POLICY, SCRIPT, STYLE
 from autocompress.report.search_tables import moves_table, search_facts
@@ -84,7 +84,8 @@ def report_html(run: RunData) -> str:
 def _top(run: RunData) -> str:
     found = verdict(run)
     device = mapping(run.result, "device").get("name")
-    about = [str(run.path), f"device {device}" if device else "", f"seed {_seed(run)}"]
+    known = " (estimated from its data sheet)" if is_estimated(run.result) else ""
+    about = [str(run.path), f"device {device}{known}" if device else "", f"seed {_seed(run)}"]
     parts = [
         f"<h1>{escaped(_study(run))}</h1>",
         f'<p class="soft">{escaped(" · ".join(filter(None, about)))}</p>',

@@ -47,7 +47,7 @@ def budget_table(run: RunData) -> str:
     ]
     rows = []
     for limit in run.limits:
-        name = f"{limit.name} (binds)" if limit.binding else limit.name
+        name = f"{limit.label} (binds)" if limit.binding else limit.label
         cells: list[str | Raw] = [
             name,
             limit.show(limit.original),

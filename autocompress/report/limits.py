@@ -37,6 +37,7 @@ class Limit:
         soft: Whether it is aimed at but may be missed.
         is_share: Whether values are shares in [0, 1] that read best as percentages.
         predicted_loss: The proxy (KL to the original's outputs), where no quality is predicted.
+        estimated: Whether what stands as measured is an estimate from a data sheet.
     """
 
     name: str
@@ -52,6 +53,12 @@ class Limit:
     soft: bool = False
     is_share: bool = False
     predicted_loss: float | None = None
+    estimated: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name, with how its values are known where no clock or file says so."""
+        return f"{self.name} (estimated)" if self.estimated else self.name
 
     def show(self, value: float | None) -> str:
         """`value` in human units."""
@@ -174,7 +181,13 @@ def _limit(
         soft=row.get("soft", asked.get("soft")) is True,
         is_share=name == "quality" and _is_share(text, unit, metric, original),
         predicted_loss=number(predicted.get("loss")) if name == "quality" else None,
+        estimated=name == "latency" and is_estimated(result),
     )
+
+
+def is_estimated(result: Mapping[str, Any]) -> bool:
+    """Whether the latencies of a run are estimates from a data sheet."""
+    return mapping(result, "device").get("costs") == "estimated"
 
 
 def binding_names(result: Mapping[str, Any]) -> tuple[str, ...]:

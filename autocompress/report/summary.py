@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autocompress.report.data import RunData
-from autocompress.report.limits import Limit
+from autocompress.report.device_tables import coverage_text, further_costs
+from autocompress.report.limits import Limit, mapping
 from autocompress.report.units import number, plain_text, printable, share_text, size_text
 
 
@@ -39,7 +40,8 @@ def verdict(run: RunData) -> Verdict:
         names = " and ".join(soft)
         return Verdict("met", f"Budget met; {names} stays beyond what was aimed at (soft).")
     count = "the limit is" if len(asked) == 1 else f"all {len(asked)} limits are"
-    return Verdict("met", f"Budget met: {count} kept, as measured.")
+    known = "; latency as estimated" if any(limit.estimated for limit in asked) else ""
+    return Verdict("met", f"Budget met: {count} kept, as measured{known}.")
 
 
 def sentences(run: RunData) -> tuple[str, ...]:
@@ -52,20 +54,25 @@ def sentences(run: RunData) -> tuple[str, ...]:
     if run.best:
         found += [_outcome(limit) for limit in run.limits if limit.measured is not None]
         found += _binding(run)
+        coverage = coverage_text(mapping(mapping(run.result, "device"), "coverage"))
+        further = [coverage, *further_costs(mapping(run.result, "estimates"))]
+        found += [f"{line[:1].upper()}{line[1:]}." for line in further if line]
     elif run.history:
         found.append(_so_far(run))
     return tuple(map(printable, found))
 
 
 def _outcome(limit: Limit) -> str:
-    name = limit.name.capitalize()
+    name = limit.label.capitalize()
     text = f"{name}: {limit.show(limit.measured)}"
     if limit.original is not None:
         text += f", from {limit.show(limit.original)} ({_relation(limit)})"
     if limit.limit is not None:
         text += f"; {limit.distance} its limit"
     error = limit.prediction_error
-    if error is not None:
+    if limit.estimated:
+        text += ". No clock was asked: the device is known from its data sheet"
+    elif error is not None:
         side = "above" if error > 0 else "below"
         gap = f"{100 * abs(error):.1f} % {side}" if abs(error) >= 0.0005 else "within 0.1 % of"
         text += f". Predicted {limit.show(limit.predicted)}, measured {gap} that"

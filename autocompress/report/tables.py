@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.report.data import FRONT_NUMBERS
+from autocompress.report.device_tables import coverage_text
 from autocompress.report.limits import limits_of, mapping
 from autocompress.report.thin import thinned
 from autocompress.report.units import (
@@ -53,7 +54,7 @@ def result_table(result: Mapping[str, Any], metric: str = "") -> Table:
         if limit.limit is not None:
             sign = "≥" if limit.direction == "at least" else "≤"
             budget = f"{sign} {limit.show(limit.limit)}{' (soft)' if limit.soft else ''}"
-        name = f"{limit.name} *" if limit.binding else limit.name
+        name = f"{limit.label} *" if limit.binding else limit.label
         table.add_row(
             Text(printable(name)),
             limit.show(limit.original),
@@ -63,8 +64,9 @@ def result_table(result: Mapping[str, Any], metric: str = "") -> Table:
             limit.change,
             _met(limit.met, limit.limit),
         )
-    if any(limit.binding for limit in limits):
-        _set_caption(table, ["* the limit that binds"])
+    notes = ["* the limit that binds"] if any(limit.binding for limit in limits) else []
+    coverage = coverage_text(mapping(mapping(result, "device"), "coverage"))
+    _set_caption(table, [*notes, *([coverage] if coverage else [])])
     return table
 
 

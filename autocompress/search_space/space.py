@@ -12,6 +12,8 @@ from autocompress.search_space.option import Option
 from autocompress.search_space.preset import SpacePreset
 from autocompress.search_space.widths import SharedWidth, narrow_pairs
 
+NAMED = 8  # options of one reason that a sentence names
+
 
 @dataclass(frozen=True)
 class Space:
@@ -123,8 +125,14 @@ def build_space(
         raise ConfigError(
             f"{file}: no layer can be treated; `autocompress layers` gives the reasons"
         )
-    sentences = tuple(f"{reason}: {', '.join(names)}" for reason, names in removed.items())
+    sentences = tuple(f"{reason}: {_listed(names)}" for reason, names in removed.items())
     return Space(units, sentences, widths).with_outputs()
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of some names, and how many there are more."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _no_smaller(option: Option, layer: Layer) -> str:

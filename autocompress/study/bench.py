@@ -10,7 +10,7 @@ import numpy as np
 
 from autocompress.hardware.clock import feeds, time_when_calm
 from autocompress.hardware.runtimes.onnx_graph import same_work
-from autocompress.hardware.timing import ratio
+from autocompress.hardware.timing import Timing, ratio
 from autocompress.search_space.candidate import Candidate
 from autocompress.study.events import Listener
 from autocompress.study.finalist import Finalist, Verdict, make_finalist, original_of
@@ -75,15 +75,7 @@ class Bench:
             candidate = Candidate.from_dict(record.choices)
             finalists.append(make_finalist(self.prepared, candidate))
         listener.progress(len(records), len(records) + 1, "timing beside the original")
-        protos = {item.candidate.id: item.proto for item in finalists}
-        model = self.prepared.model
-        timings = time_when_calm(
-            {ORIGINAL: self._original.proto, **protos},
-            feeds(model.graph, model.example_inputs),
-            ORIGINAL,
-            self.prepared.latency.predict({}),
-            self._patience,
-        )
+        timings = self._timings(finalists)
         reference = timings[ORIGINAL]
         self.latency_ms = self.latency_ms or reference.p20_ms
         verdicts = []
@@ -95,12 +87,44 @@ class Bench:
                 finalist.size_bytes,
                 timing.p20_ms * (self.latency_ms / reference.p20_ms),
             )
-            met = keeps_hard(self.targets, measured)
+            footprint = self.prepared.footprints.of(dict(finalist.candidate.choices))
+            rooms = self.prepared.footprints.rooms(footprint, finalist.size_bytes)
+            met = keeps_hard(self.targets, measured) and all(room.fits for room in rooms)
             same = same_work(finalist.proto, self._original.proto)
             verdicts.append(
-                Verdict(finalist, record, measured, interval.low, interval.high, met, same)
+                Verdict(
+                    finalist,
+                    record,
+                    measured,
+                    interval.low,
+                    interval.high,
+                    met,
+                    same,
+                    footprint=footprint,
+                    rooms=rooms,
+                )
             )
         return verdicts
+
+    def _timings(self, finalists: Sequence[Finalist]) -> dict[str, Timing]:
+        """Of the finalists and the original: by the clock, or the prices where there is none."""
+        prepared = self.prepared
+        if prepared.study.device.sheet is not None:
+            latencies = {
+                item.candidate.id: prepared.latency.predict(dict(item.candidate.choices))
+                for item in finalists
+            }
+            latencies[ORIGINAL] = prepared.latency.predict({})
+            return {name: Timing(value, 0.0, 1, (value,)) for name, value in latencies.items()}
+        programs = {item.candidate.id: item.program for item in finalists}
+        return time_when_calm(
+            {ORIGINAL: self._original.program, **programs},
+            feeds(prepared.model.graph, prepared.model.example_inputs),
+            ORIGINAL,
+            prepared.latency.predict({}),
+            self._patience,
+            runtime=prepared.study.device.engine,
+        )
 
     def stitched_quality(self, record: Record) -> float:
         """The metric of a candidate as it stands in the bank: neither fitted nor timed."""

@@ -31,7 +31,8 @@ class StudyFile(Schema):
     Attributes:
         space: Preset of `search_spaces/`, or a path ending in `.toml` (from the study's folder).
         objective: Preset of `objectives/`, likewise.
-        device: Where the model will run.
+        device: Where the model will run: a name of `autocompress devices`, or the path of a data
+            sheet ending in `.toml`, likewise.
         storage: What is shipped and whose bytes count: `archive` or `onnx`.
         sampler: `budget` (ours), `cmaes`, or one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
         metric: Name of what `evaluate` returns.
@@ -196,7 +197,7 @@ def make_study(
     objective, limits = settle(objective, goal, beside, later)
     if settings.stop_when_met and not limits:
         raise ConfigError("stop_when_met: there is no limit that could be met; add one")
-    device = get_device(settings.device)
+    device = get_device(settings.device, folder)
     return Study(name, task, settings, space, space_file, objective, device, limits, folder)
 
 

@@ -225,6 +225,7 @@ def rank(
         reason = _worse(verdict, original)
         if not reason and index:
             missed = [t.name for t in targets if not t.is_met(verdict.measured)]
+            missed += [room.name for room in verdict.rooms if not room.fits]
             reason = (
                 f"misses the limit on {', '.join(missed)}" if missed else "another one is better"
             )
@@ -248,7 +249,8 @@ def test(prepared: Prepared, winner: Finalist) -> Test:
         TaskError: If `evaluate` fails.
     """
     task = prepared.study.task
-    twins = Twins(OnnxModule(winner.proto), winner.module)
+    runtime = prepared.study.device.file_engine
+    twins = Twins(OnnxModule(winner.proto, runtime=runtime), winner.module)
     quality = task.evaluate(twins, "test")
     original = task.evaluate(prepared.model.dense, "test")
     return Test(original, quality, twins.agreement, twins.examples)

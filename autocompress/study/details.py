@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from autocompress.hardware.fit import Fit
 from autocompress.search.pareto import hypervolume, non_dominated
 from autocompress.search_space.option import Option
 from autocompress.study.confirm import Confirmation
@@ -64,17 +65,7 @@ def details(
         "stopped": history.reason,
         "audit": {
             "proxy": [asdict(probe) for probe in probes(confirmation)],
-            "latency": {
-                **{key: value for key, value in asdict(prepared.fit).items() if key != "points"},
-                "points": [
-                    {
-                        "predicted_ms": p.predicted_ms,
-                        "measured_ms": p.measured_ms,
-                        "held_out": p.held_out,
-                    }
-                    for p in prepared.fit.points
-                ],
-            },
+            "latency": _fit_rows(prepared.fit) if prepared.fit else {},
         },
         "notes": log.notes,
         "provenance": {
@@ -87,6 +78,20 @@ def details(
             **{f"device {key}": str(value) for key, value in result["device"].items()},
             **{f"seconds of {name}": f"{value:.1f}" for name, value in log.seconds.items()},
         },
+    }
+
+
+def _fit_rows(fit: Fit) -> dict[str, Any]:
+    return {
+        **{key: value for key, value in asdict(fit).items() if key != "points"},
+        "points": [
+            {
+                "predicted_ms": p.predicted_ms,
+                "measured_ms": p.measured_ms,
+                "held_out": p.held_out,
+            }
+            for p in fit.points
+        ],
     }
 
 

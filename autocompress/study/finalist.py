@@ -13,10 +13,11 @@ from autocompress.compression.resolve import resolve
 from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Treated
 from autocompress.deploy import archive
-from autocompress.hardware.runtimes.onnx_fused import check_fused
 from autocompress.hardware.runtimes.onnx_graph import assemble
+from autocompress.hardware.runtimes.runtime import Program
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
+from autocompress.study.footprint import Footprint, Room
 from autocompress.study.prepare import Prepared
 from autocompress.study.pricing import dense_record, metadata
 from autocompress.study.storage import Record
@@ -45,6 +46,11 @@ class Finalist:
     size_bytes: int
     loss: float
 
+    @property
+    def program(self) -> Program:
+        """In the forms that runtimes take."""
+        return Program(self.proto, lambda: self.module)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -69,6 +75,8 @@ class Verdict:
         same_work: Whether it runs the same operations on the same shapes as the original, so that
             the clock can only tell noise between them.
         reason: Why it was not chosen; empty for the winner.
+        footprint: Energy and memory, estimated.
+        rooms: What it takes of the device's memories.
     """
 
     finalist: Finalist
@@ -79,6 +87,8 @@ class Verdict:
     met: bool
     same_work: bool = False
     reason: str = ""
+    footprint: Footprint | None = None
+    rooms: tuple[Room, ...] = ()
 
     @property
     def probe(self) -> Probe:
@@ -130,10 +140,18 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
         treated=whole,
         module=module,
         proto=proto,
-        operators=check_fused(proto, treated),
+        operators=_operators(prepared, proto, treated),
         size_bytes=file_bytes(prepared, candidate, whole, proto),
         loss=min(losses),
     )
+
+
+def _operators(
+    prepared: Prepared, proto: onnx.ModelProto, treated: Mapping[str, Treated]
+) -> dict[str, str]:
+    """What the device runs; not known where it is not here."""
+    device = prepared.study.device
+    return {} if device.sheet is not None else device.engine.check(proto, treated)
 
 
 def original_of(prepared: Prepared) -> Finalist:

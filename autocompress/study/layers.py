@@ -1,40 +1,32 @@
-"""Looks at a study without running it: the layers with their shares, and the device with its cost
-model.
-"""
+"""Looks at a study without running it: the layers with their shares, and what the model takes."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from autocompress.errors import ConfigError
-from autocompress.hardware.device import get_device, reject
-from autocompress.hardware.fit import Fit
+from autocompress.hardware.device import reject
 from autocompress.hardware.measure import measure_table
-from autocompress.hardware.profile import fit_latency
-from autocompress.hardware.reference import reference_model
 from autocompress.hardware.runtimes.single_op import layer_signature
-from autocompress.hardware.table import cache_path
-from autocompress.model.trace import trace
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import build_space
-from autocompress.search_space.widths import SharedWidth
-from autocompress.study.config import Study, load_study
-from autocompress.study.events import Listener
-from autocompress.study.subject import trace_model
-
-HELD_OUT = 20
+from autocompress.study.config import Study
+from autocompress.study.footprint import Footprints
+from autocompress.study.subject import Model, trace_model
 
 
-def layer_shares(study: Study) -> list[dict[str, Any]]:
+def layer_shares(study: Study, model: Model | None = None) -> list[dict[str, Any]]:
     """One row a layer for `report.tables.layers_table`.
 
     The latency share is that of the layer's float operation timed alone; layers that are not
     treated are not timed.
+
+    Args:
+        study: Names the device.
+        model: The traced model, where it is at hand.
     """
-    model = trace_model(study)
+    model = model or trace_model(study)
     try:
         space = build_space(
             model.layers,
@@ -75,51 +67,13 @@ def layer_shares(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def measure_device(name: str, folder: Path | None, listener: Listener) -> tuple[Fit, Path]:
-    """Times a device's operations and judges the cost model on held-out candidates.
-
-    Args:
-        name: Device.
-        folder: Study whose layers and options are timed; None takes a small reference net.
-        listener: Hears of the measurements.
-
-    Returns:
-        How good the model is, and where the table is kept.
-
-    Raises:
-        DeviceError: If there is no such device.
-    """
-    device = get_device(name)
-    listener.stage("profile", f"timing operations on {name}")
-    if folder is None:
-        dense, inputs = reference_model()
-        layers, seed = trace(dense, inputs), 0
-        menu = (Option(), Option(rank=0.5), Option(bits=7, activations="int8"))
-        widths: tuple[SharedWidth, ...] = ()
-        menus: dict[str, Any] = {layer.name: menu for layer in layers if layer.is_treated}
-    else:
-        study = load_study(folder, {"device": name})
-        model = trace_model(study)
-        dense, inputs, layers = model.dense, model.example_inputs, model.layers
-        seed = study.settings.seed
-        space = build_space(
-            layers,
-            study.space,
-            lambda option, layer: reject(option, layer, device),
-            study.space_file,
-            device.suited,
-            model.widths(study),
-        )
-        menus, widths = dict(space.units), space.widths
-    profile = fit_latency(
-        dense,
-        layers,
-        inputs,
-        menus,
-        np.random.default_rng([seed, 1]),
-        device=device,
-        held_out=HELD_OUT,
-        widths=widths,
-        progress=lambda what, share: listener.progress(round(100 * share), 100, what),
-    )
-    return profile.fit, cache_path(device)
+def dense_footprint(study: Study, model: Model) -> dict[str, Any]:
+    """Energy and memory of the original, both estimated, and what of the device's it takes."""
+    found = Footprints(model, study.device)
+    footprint = found.of({})
+    return {
+        **footprint.as_dict(),
+        "rooms": [
+            asdict(room) | {"fits": room.fits} for room in found.rooms(footprint, model.size_bytes)
+        ],
+    }

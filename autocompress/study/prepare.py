@@ -9,6 +9,7 @@ from pathlib import Path
 from autocompress.compression.bank import Bank
 from autocompress.compression.stitch import Stitcher
 from autocompress.hardware.cost_model import LatencyPrices
+from autocompress.hardware.coverage import Coverage
 from autocompress.hardware.fit import Fit
 from autocompress.objective.quality import Measurement, Proxy
 from autocompress.search_space.candidate import Candidate
@@ -16,6 +17,7 @@ from autocompress.search_space.space import Space
 from autocompress.study.config import Study
 from autocompress.study.evaluator import Evaluator
 from autocompress.study.events import Listener
+from autocompress.study.footprint import Footprints
 from autocompress.study.pricing import Prices, price
 from autocompress.study.profiling import profile_device
 from autocompress.study.subject import Model
@@ -35,7 +37,8 @@ class Prepared:
         stitcher: Assembles candidates.
         proxy: Judges them on the search inputs.
         latency: Prices of the device.
-        fit: How far to trust them.
+        fit: How far to trust them; None where they are estimates.
+        coverage: How many of them were measured.
         prices: Loss tables and costs in numbers.
     """
 
@@ -46,12 +49,18 @@ class Prepared:
     stitcher: Stitcher
     proxy: Proxy
     latency: LatencyPrices
-    fit: Fit
+    fit: Fit | None
+    coverage: Coverage
     prices: Prices
 
     def evaluate(self, candidate: Candidate) -> Measurement:
         """The proxy loss of a candidate."""
         return self.proxy(self.stitcher.stitch(dict(candidate.choices)))
+
+    @cached_property
+    def footprints(self) -> Footprints:
+        """Estimates energy and memory of candidates."""
+        return Footprints(self.model, self.study.device)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -78,8 +87,10 @@ def prepare(
         model.dense, model.search_inputs, study.objective.proxy, labels=model.search_labels
     )
 
-    listener.stage("profile", f"timing operations on {study.device.name}")
-    latency, fit = profile_device(study, model, space, folder / "device.json", listener)
+    verb = "timing" if study.device.sheet is None else "estimating"
+    listener.stage("profile", f"{verb} operations on {study.device.name}")
+    profile = profile_device(study, model, space, folder / "device.json", listener)
+    latency = profile.prices
 
     listener.stage("bank", "compressing every layer under every option")
     bank = Bank(folder / "bank", model.key, model.channels(space.widths))
@@ -92,7 +103,18 @@ def prepare(
     )
     if model.known_graph is None:
         write_trace(folder / TRACE, model.trace_key, model.layers, model.graph)
-    return Prepared(study, model, thinned, bank, stitcher, proxy, latency, fit, prices)
+    return Prepared(
+        study,
+        model,
+        thinned,
+        bank,
+        stitcher,
+        proxy,
+        latency,
+        profile.fit,
+        profile.coverage,
+        prices,
+    )
 
 
 def _fill(bank: Bank, model: Model, space: Space, listener: Listener) -> None:

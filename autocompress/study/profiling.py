@@ -11,9 +11,7 @@ import numpy as np
 
 from autocompress.errors import DeviceError, StorageError
 from autocompress.files import read_json, write_json
-from autocompress.hardware.cost_model import LatencyPrices
 from autocompress.hardware.device import kernel_class, machine_fingerprint
-from autocompress.hardware.fit import Fit
 from autocompress.hardware.profile import Profile, fit_latency
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
@@ -25,7 +23,7 @@ SCHEMA = 1
 
 def profile_device(
     study: Study, model: Model, space: Space, path: Path, listener: Listener
-) -> tuple[LatencyPrices, Fit]:
+) -> Profile:
     """The recorded prices of a run, or new ones.
 
     Args:
@@ -46,11 +44,11 @@ def profile_device(
     if path.is_file():
         # Never measured again in silence: other times would lead the search elsewhere.
         try:
-            prices, fit = _recorded(read_json(path), path, study, model, kernels)
+            profile = _recorded(read_json(path), path, study, model, kernels)
         except StorageError as error:
             raise StorageError(f"{error}; delete {path} to measure the device again") from None
         listener.note(f"device: prices reused from {path}")
-        return prices, fit
+        return profile
     profile = fit_latency(
         model.dense,
         model.layers,
@@ -71,12 +69,12 @@ def profile_device(
         "profile": profile.as_dict(),
     }
     write_json(path, record)
-    return profile.prices, profile.fit
+    return profile
 
 
 def _recorded(
     record: object, path: Path, study: Study, model: Model, kernels: dict[str, list[str]]
-) -> tuple[LatencyPrices, Fit]:
+) -> Profile:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise StorageError(f"{path}: not a device record of schema {SCHEMA}")
     expected = {
@@ -92,8 +90,7 @@ def _recorded(
             f"{path} is stale: it was recorded with another {', '.join(stale)};"
             " give a new folder with --out, or delete this one"
         )
-    profile = Profile.from_dict(record["profile"])
-    return profile.prices, profile.fit
+    return Profile.from_dict(record["profile"])
 
 
 def _covers(recorded: object, kernels: dict[str, list[str]]) -> bool:

@@ -14,6 +14,7 @@ from autocompress.search.problem import LOSS, Problem
 from autocompress.study.confirm import Confirmation, Test
 from autocompress.study.events import Log
 from autocompress.study.finalist import Probe, Verdict
+from autocompress.study.footprint import Room
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record
 from autocompress.study.targets import Measured, Target
@@ -45,6 +46,8 @@ def describe(
     ]
     hard = {t.name: t.excess(final, original) for t in targets if not (t.soft or t.is_met(final))}
     soft = {t.name: t.excess(final, original) for t in targets if t.soft and not t.is_met(final)}
+    rooms = winner.rooms if winner else original_rooms(prepared, base)
+    full = {room.name: room.used / room.limit - 1 for room in rooms if not room.fits}
     predicted = _predicted(prepared, winner, base)
     best = {
         "candidate": winner.record.id if winner else "original",
@@ -70,20 +73,32 @@ def describe(
         "study": study.name,
         "seed": study.settings.seed,
         "versions": versions(),
-        "device": {"name": study.device.name, **machine_fingerprint(study.device)},
+        "device": {
+            "name": study.device.name,
+            "costs": study.device.costs,
+            "coverage": prepared.coverage.as_dict(),
+            **machine_fingerprint(study.device),
+        },
         "budget": budget_rows(targets, final),
         "original": costs(original),
         "best": best,
-        "budget_met": winner is not None and not hard,
-        "binding": _binding(prepared, problem, winner, hard or soft),
+        "estimates": estimates(prepared, winner, rooms),
+        "budget_met": winner is not None and not hard and not full,
+        "binding": _binding(prepared, problem, winner, hard or full or soft),
         "audit": {
             "proxy_spearman": audit.spearman,
             "proxy_regret": audit.regret,
             "proxy_tolerance": audit.tolerance,
             "promoted": confirmation.promoted,
             **({"warning": audit.warning} if audit.warning else {}),
-            "latency_mape": prepared.fit.mape_percent,
-            "latency_spearman": prepared.fit.spearman,
+            **(
+                {
+                    "latency_mape": prepared.fit.mape_percent,
+                    "latency_spearman": prepared.fit.spearman,
+                }
+                if prepared.fit
+                else {}
+            ),
             "latency_error_percent": 100 * abs(predicted["latency_ms"] / final.latency_ms - 1),
             "size_error_percent": 100 * abs(predicted["size_bytes"] / final.size_bytes - 1),
             "agreement": tested.agreement if tested else 1.0,
@@ -92,6 +107,25 @@ def describe(
         "seconds": {name: round(value, 3) for name, value in log.seconds.items()},
         "evaluations": len(records),
         "files": {Path(name).name: str(folder / name) for name in files},
+    }
+
+
+def original_rooms(prepared: Prepared, original: Measured) -> tuple[Room, ...]:
+    """What the original takes of the device's memories."""
+    return prepared.footprints.rooms(prepared.footprints.of({}), original.size_bytes)
+
+
+def estimates(prepared: Prepared, winner: Verdict | None, rooms: Sequence[Room]) -> dict[str, Any]:
+    """Energy and memory of the original and of the winner, and how they fit into the device."""
+    original = prepared.footprints.of({})
+    best = winner.footprint if winner and winner.footprint else original
+    return {
+        "original": original.as_dict(),
+        "best": best.as_dict(),
+        "limits": {
+            room.name: {"used_bytes": room.used, "limit_bytes": room.limit, "fits": room.fits}
+            for room in rooms
+        },
     }
 
 

@@ -26,7 +26,7 @@ from autocompress.study.events import Listener, Log
 from autocompress.study.export import form_of, study_folder
 from autocompress.study.finalist import Verdict
 from autocompress.study.prepare import Prepared, prepare
-from autocompress.study.result import anchor, budget_rows, costs
+from autocompress.study.result import anchor, budget_rows, costs, estimates, original_rooms
 from autocompress.study.searching import search_all
 from autocompress.study.ship import write_model, write_plan
 from autocompress.study.status import JOURNAL, read_run, refuse_other
@@ -180,6 +180,8 @@ def _described(
         for target in bench.targets
         if not (target.soft or target.is_met(measured))
     }
+    rooms = verdict.rooms if delivered else original_rooms(prepared, base)
+    missed |= {room.name: room.used / room.limit - 1 for room in rooms if not room.fits}
     predicted = {
         "loss": record.loss,
         "size_bytes": record.size_bytes,
@@ -202,6 +204,12 @@ def _described(
                 {"latency_ratio": [verdict.latency_low, verdict.latency_high]} if delivered else {}
             ),
         },
+        "device": {
+            "name": prepared.study.device.name,
+            "costs": prepared.study.device.costs,
+            "coverage": prepared.coverage.as_dict(),
+        },
+        "estimates": estimates(prepared, verdict if delivered else None, rooms),
         "budget_met": delivered and not missed,
         "binding": max(missed, key=lambda name: missed[name], default=None),
     }

@@ -24,7 +24,7 @@ from autocompress.study.front import by_knee
 from autocompress.study.loop import History, Stops, search, trial_of
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record, StudyStorage
-from autocompress.study.targets import Measured, Target, search_limits, targets_of
+from autocompress.study.targets import SIZE_RESERVE, Measured, Target, search_limits, targets_of
 
 SWEPT = 24  # budgets tried to learn how much loss the metric bears
 RESOURCES = {"size": "size_bytes", "latency": "latency_ms"}
@@ -59,9 +59,13 @@ def _tie(prepared: Prepared, width: SharedWidth) -> Tie:
 def _limits(prepared: Prepared, soft: bool) -> dict[str, float]:
     original = prepared.latency.predict({unit: Option() for unit in prepared.space.units})
     budget = {name: limit for name, limit in prepared.study.budget.items() if limit.soft == soft}
-    return search_limits(
-        budget, original_of(prepared).size_bytes, original, prepared.fit.mape_percent
-    )
+    error = prepared.fit.mape_percent if prepared.fit else 0.0
+    limits = search_limits(budget, original_of(prepared).size_bytes, original, error)
+    sheet = prepared.study.device.sheet
+    if sheet is not None and sheet.flash_kib and not soft:
+        flash = 1024 * sheet.flash_kib * (1 - SIZE_RESERVE)
+        limits["size_bytes"] = min(limits.get("size_bytes", flash), flash)
+    return limits
 
 
 def _aimed(prepared: Prepared, problem: Problem, log: Log) -> Problem:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from autocompress.deploy import archive
-from autocompress.deploy.onnx_file import OnnxModule, load_onnx, write_onnx
+from autocompress.deploy.onnx_file import OnnxModule, write_onnx
 from autocompress.errors import ArchiveError
 from autocompress.files import write_bytes, write_json
 from autocompress.search.problem import Problem
@@ -102,10 +102,11 @@ def write_model(prepared: Prepared, finalist: Finalist, path: Path, form: str) -
     """
     if form == "onnx":
         write_onnx(path, finalist.proto)
-        inputs = prepared.model.example_inputs
+        inputs, runtime = prepared.model.example_inputs, prepared.study.device.file_engine
         with torch.no_grad():
             same = torch.equal(
-                OnnxModule(load_onnx(path))(*inputs), OnnxModule(finalist.proto)(*inputs)
+                OnnxModule(path, runtime=runtime)(*inputs),
+                OnnxModule(finalist.proto, runtime=runtime)(*inputs),
             )
     else:
         archive.write_archive(

@@ -95,12 +95,12 @@ def _step_of(
             return step
     outputs = {*node.output, words.removesuffix("_nchwc"), words.removesuffix("_nhwc")}
     for step, original in steps.items():
-        if outputs & _outputs_after(original.output[0], proto):
+        if outputs & outputs_after(original.output[0], proto):
             return step
     return None
 
 
-def _outputs_after(name: str, proto: onnx.ModelProto) -> set[str]:
+def outputs_after(name: str, proto: onnx.ModelProto) -> set[str]:
     """A step's output and the outputs of what onnxruntime may fuse into it."""
     absorbed = ("Relu", "BatchNormalization", "Add", "QuantizeLinear")
     names = {name, f"{name}_pre_q", f"{name}_q"}

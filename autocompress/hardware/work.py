@@ -1,0 +1,65 @@
+"""What an operator has to do, whoever runs it: multiply-adds and bytes moved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autocompress.model.layer import Layer, matrix_shape
+from autocompress.search_space.option import Option
+
+ELEMENT_BYTES = {"float32": 4, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run of one operator.
+
+    Args:
+        kind: Type of its arithmetic, `float32` or `int8`.
+        macs: Multiply-adds.
+        read_bytes: Bytes of the activations that it reads.
+        written_bytes: Bytes of the activations that it writes.
+        weight_bytes: Bytes of the weights that it reads, as the kernel has them: weights of eight
+            bits or fewer with float activations are unfolded when the model is loaded.
+    """
+
+    kind: str
+    macs: float
+    read_bytes: float
+    written_bytes: float
+    weight_bytes: float = 0.0
+
+    @property
+    def moved_bytes(self) -> float:
+        """All bytes, each moved once."""
+        return self.read_bytes + self.written_bytes + self.weight_bytes
+
+
+def layer_work(layer: Layer, option: Option) -> tuple[Work, ...]:
+    """One call of a layer under an option: one operator, or two where it is factored."""
+    kind = option.activations
+    size = ELEMENT_BYTES[kind]
+    reads, makes = layer.widths(option.inputs, option.outputs)
+    rank = layer.narrowed(reads).rank(option.rank)
+    layer = layer.narrowed(reads, makes) if option.is_narrow else layer
+    rows, columns = matrix_shape(layer.weight_shape)
+    inputs, outputs = math.prod(layer.input_shape), math.prod(layer.output_shape)
+    bias = 4 * max(0, layer.parameters - rows * columns)
+    places = layer.macs / layer.calls / (rows * columns)  # positions of the output, batch included
+    if not option.is_factored:
+        weights = size * rows * columns + bias
+        return (Work(kind, layer.macs / layer.calls, size * inputs, size * outputs, weights),)
+    middle = size * places * rank
+    return (
+        Work(kind, places * rank * columns, size * inputs, middle, size * rank * columns),
+        Work(kind, places * rows * rank, middle, size * outputs, size * rows * rank + bias),
+    )
+
+
+def boundary_work(operator: str, shape: tuple[int, ...]) -> Work:
+    """`QuantizeLinear` or `DequantizeLinear` of a tensor: no products, but bytes."""
+    count = math.prod(shape)
+    sizes = (4 * count, count)
+    read, written = sizes if operator == "QuantizeLinear" else sizes[::-1]
+    return Work("float32", 0.0, read, written)

@@ -1,0 +1,134 @@
+"""Devices as a table, and how the latencies of one are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.report.limits import is_estimated, mapping
+from autocompress.report.units import NOTHING, number, printable, size_text
+
+
+def devices_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a device."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    names = ("device", "runtime", "costs", "ships", "runs", "step", "threads", "batch", "here")
+    for name in names:
+        justify = "right" if name in ("step", "threads", "batch") else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "device")  # type: ignore[arg-type]
+    for row in rows:
+        here = "yes" if row["available"] else "no"
+        table.add_row(
+            Text(printable(row["name"])),
+            Text(printable(f"{row['runtime']} {row['version']}".strip())),
+            str(row["costs"]),
+            str(row["storage"]),
+            _runs(row),
+            str(row["channel_step"]),
+            str(row["threads"]),
+            str(row["batch_size"] or "input's"),
+            Text(here, style="green" if row["available"] else "dim"),
+        )
+    return table
+
+
+def device_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the table has no room for: why a device is not here, its limits, what was imported."""
+    notes = []
+    for row in rows:
+        parts = [str(row["description"])] if row["description"] else []
+        if row["costs"] == "measured" and row["reason"]:
+            parts.append(str(row["reason"]))
+        limits = [
+            f"{size_text(1024 * row[key])} of {key.partition('_')[0]}"
+            for key in ("flash_kib", "ram_kib")
+            if row[key]
+        ]
+        parts += [f"models must fit into {' and '.join(limits)}"] if limits else []
+        parts += [f"{row['imported']} operations imported"] if row["imported"] else []
+        if (row["int8_weight_bits"] or 8) < 8:
+            parts.append(f"int8 kernels are exact up to {row['int8_weight_bits']} bits a weight")
+        if parts:
+            notes.append(printable(f"{row['name']}: {'; '.join(parts)}"))
+    notes.append(
+        "costs: measured by the clock of this machine, or estimated from a data sheet"
+        " (objectives/devices); step: channels come in multiples of it"
+    )
+    return notes
+
+
+def coverage_text(coverage: Mapping[str, Any]) -> str:
+    """How many of the prices behind a latency were measured; empty where nothing is known."""
+    measured, estimated = number(coverage.get("measured")), number(coverage.get("estimated"))
+    if measured is None or estimated is None:
+        return ""
+    total = measured + estimated
+    if not estimated:
+        return f"latency: all {total:.0f} prices measured"
+    return (
+        f"latency: estimated, {measured:.0f} of {total:.0f} prices measured"
+        f" ({100 * measured / total:.0f} %), the others from the data sheet"
+    )
+
+
+def met_text(result: Mapping[str, Any]) -> str:
+    """That the budget is met, and how that is known."""
+    is_estimate = "latency" in mapping(result, "budget") and is_estimated(result)
+    return f"budget met, as measured{'; latency as estimated' if is_estimate else ''}"
+
+
+def footprint_lines(footprint: Mapping[str, Any]) -> list[str]:
+    """What the original takes, and whether that fits into the device."""
+    energy = footprint["energy_mj"]
+    lines = [f"energy of one pass: {energy_text(energy)} (estimated)"] if energy else []
+    lines.append(
+        f"peak memory of activations: {size_text(footprint['peak_memory_bytes'])} (estimated)"
+    )
+    return lines + [
+        _room_text(room["name"], room["used"], room["limit"], room["fits"])
+        for room in footprint["rooms"]
+    ]
+
+
+def _room_text(name: str, used: float, limit: float, fits: bool) -> str:
+    verb = "fits" if fits else "does not fit"
+    return f"{verb}: {size_text(used)} of {size_text(limit)} of {name}"
+
+
+def further_costs(estimates: Mapping[str, Any]) -> list[str]:
+    """Energy and memory, and each memory of the device that is too small, in sentences."""
+    lines = []
+    original, best = (estimates.get(key) or {} for key in ("original", "best"))
+    for key, name, show in (
+        ("energy_mj", "energy", energy_text),
+        ("peak_memory_bytes", "peak memory of activations", size_text),
+    ):
+        after, before = number(best.get(key)), number(original.get(key))
+        if after is None or not before:
+            continue
+        lines.append(
+            f"{name} (estimated): {show(after)}, {100 * after / before:.1f} % of the original's"
+            f" {show(before)}"
+        )
+    for name, room in (estimates.get("limits") or {}).items():
+        lines.append(_room_text(name, room["used_bytes"], room["limit_bytes"], room["fits"]))
+    return lines
+
+
+def energy_text(millijoules: Any) -> str:
+    """Energy in the unit that reads best."""
+    value = number(millijoules)
+    if value is None:
+        return NOTHING
+    for unit, factor in (("J", 1e-3), ("mJ", 1.0), ("µJ", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} nJ"
+
+
+def _runs(row: Mapping[str, Any]) -> str:
+    return ", ".join(row["activations"])

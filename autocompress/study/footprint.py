@@ -1,0 +1,98 @@
+"""What a model takes beside size and latency: energy and memory, both estimated from its graph.
+
+The memories of a device that is known from its data sheet are compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from autocompress.hardware.device import Device
+from autocompress.hardware.memory import peak_bytes
+from autocompress.hardware.rest import rest_work, tensor_shapes
+from autocompress.hardware.work import layer_work
+from autocompress.search_space.option import Option
+from autocompress.study.subject import Model
+
+Choices = Mapping[str, Option]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Estimates for one forward pass.
+
+    Args:
+        energy_mj: Energy in millijoules; None where the device gives no figures.
+        peak_memory_bytes: The most bytes of activations that are alive at a time.
+    """
+
+    energy_mj: float | None
+    peak_memory_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Room:
+    """A memory of the device and what the model takes of it, in bytes."""
+
+    name: str
+    used: float
+    limit: int
+
+    @property
+    def fits(self) -> bool:
+        return self.used <= self.limit
+
+    @property
+    def complaint(self) -> str:
+        """In one sentence, where the model does not fit."""
+        return (
+            f"takes {self.used / 1024:.1f} KiB of {self.name}, and there are {self.limit / 1024:g}"
+        )
+
+
+class Footprints:
+    """Estimates of candidates of one model on one device.
+
+    Args:
+        model: The traced model.
+        device: Where it runs.
+    """
+
+    def __init__(self, model: Model, device: Device) -> None:
+        self._model = model
+        self._device = device
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return tensor_shapes(self._model.graph, self._model.example_inputs)
+
+    def of(self, choices: Choices) -> Footprint:
+        """A candidate's; layers that are not named are dense float32."""
+        graph, energy = self._model.graph, self._device.energy
+        spent = None
+        if energy is not None:
+            work = rest_work(graph, self._shapes)
+            for layer in graph.layers:
+                work += layer_work(layer, choices.get(layer.name, Option()))
+            spent = energy.millijoules(work)
+        return Footprint(spent, peak_bytes(graph, self._shapes, choices))
+
+    def rooms(self, footprint: Footprint, size_bytes: float) -> tuple[Room, ...]:
+        """The memories that the device gives, with what a model takes of each."""
+        return rooms(self._device, footprint.peak_memory_bytes, size_bytes)
+
+
+def rooms(device: Device, peak_memory_bytes: float, size_bytes: float) -> tuple[Room, ...]:
+    """The memories that a device gives, with what a model takes of each: what ships lies in flash,
+    activations in RAM."""
+    sheet = device.sheet
+    if sheet is None:
+        return ()
+    given = (("flash", size_bytes, sheet.flash_kib), ("ram", peak_memory_bytes, sheet.ram_kib))
+    return tuple(Room(name, used, 1024 * kib) for name, used, kib in given if kib)
