@@ -19,6 +19,7 @@ from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 
 DEVICE = get_device("onnxruntime-cpu")
+WIDE = replace(DEVICE, int8_bits=8)
 LAYER = Layer("fc", "Linear", (8, 16), 136, 128, 1, (1, 16), (1, 8))
 ENTRY = Entry(0.25, 0.1, 15, "2026-11-22T00:00:00+00:00")
 
@@ -48,7 +49,9 @@ def test_what_cannot_be_stored_or_run_has_a_reason() -> None:
     assert "zeros" in reject(Option(bits=4, sparsity=0.9), LAYER, storage="onnx")
     assert "not 3" in reject(Option(bits=3), LAYER, storage="onnx")
     assert "not 4" in reject(Option(bits=4, activations="int8"), LAYER, storage="onnx")
-    assert reject(Option(bits=8, activations="int8"), LAYER, storage="onnx") == ""
+    assert reject(Option(bits=8, activations="int8"), LAYER, WIDE, storage="onnx") == ""
+    narrow = replace(DEVICE, int8_bits=7)
+    assert "more than 7 bits" in reject(Option(bits=8, activations="int8"), LAYER, narrow)
     assert "int8" in reject(
         Option(bits=8, activations="int8"), LAYER, replace(DEVICE, precisions=("float32",))
     )
