@@ -18,6 +18,7 @@ from autocompress.study.config import Study
 from autocompress.study.evaluator import Evaluator
 from autocompress.study.events import Listener
 from autocompress.study.footprint import Footprints
+from autocompress.study.gains import without_losers
 from autocompress.study.pricing import Prices, price
 from autocompress.study.profiling import profile_device
 from autocompress.study.subject import Model
@@ -91,6 +92,10 @@ def prepare(
     listener.stage("profile", f"{verb} operations on {study.device.name}")
     profile = profile_device(study, model, space, folder / "device.json", listener)
     latency = profile.prices
+    offered = without_losers(space, latency)
+    for sentence in offered.removed[len(space.removed) :]:
+        listener.note(sentence)
+    space = offered
 
     listener.stage("bank", "compressing every layer under every option")
     bank = Bank(folder / "bank", model.key, model.channels(space.widths))

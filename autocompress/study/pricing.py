@@ -141,7 +141,6 @@ def price(
         write_bytes(path.with_name(PRODUCTS), save({"products": torch.from_numpy(products)}))
         write_json(path, record)
     thinned = computed.with_outputs()
-    _say_what_does_not_help(thinned, latency, listener)
     alike = _alike(thinned, computed)
     wide = {name: _spread(table, alike) for name, table in tables.items()}
     numbers = _numbers(study, model, thinned, wide, latency, bytes_of)
@@ -317,22 +316,6 @@ def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
 def metadata(study: Study, candidate: str) -> dict[str, str]:
     """What an archive says of where it comes from; short, because every byte counts."""
     return {"study": study.name, "id": candidate}
-
-
-def _say_what_does_not_help(space: Space, latency: LatencyPrices, listener: Listener) -> None:
-    for unit, menu in space.units.items():
-        plain = latency.unit(unit, Option())
-        for kind, name in (("int8", "int8 kernels"), ("rank", "lower ranks")):
-            times = [
-                latency.unit(unit, option)
-                for option in menu
-                if (option.activations == "int8" if kind == "int8" else option.is_factored)
-            ]
-            if times and min(times) >= plain:
-                listener.note(
-                    f"{unit}: {name} do not make it faster here"
-                    f" ({plain:.4f} ms dense, {min(times):.4f} ms at best)"
-                )
 
 
 def _chosen(space: Space, menus: Mapping[str, Sequence[str]]) -> Space:
