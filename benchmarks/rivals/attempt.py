@@ -117,13 +117,15 @@ def _run_script(
 
 
 def _run_ours(problem: Problem, budget: Budget, effort: Effort, out: Path) -> None:
-    limit = f"{100 * budget.share:g}%"
+    limit, space = f"{100 * budget.share:g}%", "int8_mixed"
     if budget.name == "size":
-        limit = f"{int(budget.share * problem.original_bytes)} B"
+        # Absolute, for a share would be of the original as a safetensors file.
+        limit, space = f"{int(budget.share * problem.original_bytes)} B", "storage"
     words = [
         *(sys.executable, "-c", "from autocompress.cli import main; main()"),
         *("run", str(problem.study), "--out", str(out)),
         *("--goal", f"maximise quality subject to {budget.name}<={limit}"),
+        *("--space", space),
         *("--evaluations", str(effort.evaluations), "--seed", str(effort.seed)),
     ]
     call(words, effort.seconds, ok=(0, NOT_MET))
