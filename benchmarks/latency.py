@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from autocompress.hardware.device import get_device
+from autocompress.hardware.device import get_device, reject
 from autocompress.hardware.fit import Fit
 from autocompress.hardware.profile import fit_latency
 from autocompress.hardware.table import cache_path
@@ -44,7 +44,11 @@ def measure(model: nn.Module, inputs: tuple[Tensor, ...], candidates: int, seed:
     """The fit of one model under `MENU`, its batch norms folded as a study folds them."""
     folded = fold_batch_norms(model, inputs)
     layers = trace(folded, inputs)
-    menus = {layer.name: MENU for layer in layers if layer.is_treated}
+    menus = {
+        layer.name: [option for option in MENU if not reject(option, layer)]
+        for layer in layers
+        if layer.is_treated
+    }
     generator = np.random.default_rng(seed)
     say = Console(stderr=True).print
     said: set[str] = set()

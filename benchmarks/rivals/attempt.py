@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -77,9 +78,8 @@ def _attempt(
 ) -> dict[str, Any]:
     name = "_".join([*entry.name.replace(",", "").split(), *str(budget or "default").split("=")])
     out = problem.folder / name.replace("%", "")
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in ("model.onnx", "model.bin"):
-        (out / stale).unlink(missing_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # ours would go on where it was, in no time
+    out.mkdir(parents=True)
     start = time.monotonic()
     try:
         if entry.script:
