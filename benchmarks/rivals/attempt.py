@@ -41,6 +41,7 @@ def attempts(
     entry: Entry, problem: Problem, budgets: Sequence[Budget], python: Path, effort: Effort
 ) -> Iterator[dict[str, Any]]:
     """A row for each budget.  A tool that can be told none runs once and is held to all."""
+    shutil.rmtree(problem.folder / folder_name(entry), ignore_errors=True)
     shared: dict[str, Any] = {}
     for budget in budgets:
         told = budget if budget.name in entry.limits else None
@@ -73,13 +74,18 @@ def row(
     }
 
 
+def folder_name(entry: Entry) -> str:
+    """Of all that a tool leaves behind."""
+    return entry.name.replace(",", "").replace(" ", "_")
+
+
 def _attempt(
     entry: Entry, problem: Problem, budget: Budget | None, python: Path, effort: Effort
 ) -> dict[str, Any]:
-    name = "_".join([*entry.name.replace(",", "").split(), *str(budget or "default").split("=")])
-    out = problem.folder / name.replace("%", "")
-    shutil.rmtree(out, ignore_errors=True)  # ours would go on where it was, in no time
-    out.mkdir(parents=True)
+    # Ours goes on from one budget to the next where only the budget differs, as its users do.
+    told = "default" if budget is None else str(budget) if entry.script else budget.name
+    out = problem.folder / folder_name(entry) / told.replace("=", "_").replace("%", "")
+    out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     try:
         if entry.script:
