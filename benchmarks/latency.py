@@ -1,28 +1,33 @@
 """How well the latency of a mixed candidate is predicted, beside a model that knows only FLOPs.
 
 Candidates mix float and int8 layers and ranks at random; the figures are of candidates that the
-fit has not seen.  Run it on an idle machine:
+fit has not seen.  The model is a study's or one of four families.  Run it on an idle machine:
 
-    python benchmarks/latency.py --study lenet5_mnist --json latency.json
+    python benchmarks/latency.py --family all --json latency.json
+    python benchmarks/latency.py --study lenet5_mnist
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from families import FAMILIES, make_family
 from house_format import study_folder, write_figures
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
-from autocompress.hardware.device import get_device
+from autocompress.hardware.device import get_device, reject
 from autocompress.hardware.fit import Fit
 from autocompress.hardware.profile import fit_latency
 from autocompress.hardware.table import cache_path
+from autocompress.model.fold import fold_batch_norms
 from autocompress.model.task import load_task
 from autocompress.model.trace import trace
 from autocompress.search_space.option import Option
@@ -35,14 +40,39 @@ MENU = [
 PACKAGES = ("autocompress", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 
 
-def measure(folder: Path, candidates: int, seed: int) -> Fit:
-    """The fit of one study's model under `MENU`."""
-    task = load_task(folder)
-    model, inputs = task.model(), task.example_inputs()
-    layers = trace(model, inputs)
-    menus = {layer.name: MENU for layer in layers if layer.is_treated}
+def measure(model: nn.Module, inputs: tuple[Tensor, ...], candidates: int, seed: int) -> Fit:
+    """The fit of one model under `MENU`, its batch norms folded as a study folds them."""
+    folded = fold_batch_norms(model, inputs)
+    layers = trace(folded, inputs)
+    menus = {
+        layer.name: [option for option in MENU if not reject(option, layer)]
+        for layer in layers
+        if layer.is_treated
+    }
     generator = np.random.default_rng(seed)
-    return fit_latency(model, layers, inputs, menus, generator, held_out=candidates).fit
+    say = Console(stderr=True).print
+    said: set[str] = set()
+
+    def progress(stage: str, share: float) -> None:
+        if stage not in said:
+            said.add(stage)
+            say(f"  {stage}")
+
+    return fit_latency(
+        folded, layers, inputs, menus, generator, held_out=candidates, progress=progress
+    ).fit
+
+
+def subjects(
+    studies: Sequence[str], families: Sequence[str]
+) -> Iterator[tuple[str, nn.Module, tuple[Tensor, ...]]]:
+    """Name, model and inputs of every study and family asked for."""
+    for study in studies:
+        folder = study_folder(study)
+        task = load_task(folder)
+        yield folder.name, task.model(), task.example_inputs()
+    for family in FAMILIES if "all" in families else families:
+        yield family, *make_family(family)
 
 
 def summary(fit: Fit) -> dict[str, float]:
@@ -77,7 +107,10 @@ def show(fits: dict[str, Fit]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", action="append", help="name or folder; may be repeated")
-    parser.add_argument("--candidates", type=int, default=20, help="held-out candidates")
+    parser.add_argument(
+        "--family", action="append", choices=[*FAMILIES, "all"], help="may be repeated"
+    )
+    parser.add_argument("--candidates", type=int, default=30, help="held-out candidates")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="measure the table anew")
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -87,9 +120,12 @@ def main() -> int:
     if options.fresh:
         cache_path(device).unlink(missing_ok=True)
     fits = {}
-    for study in options.study or ["lenet5_mnist"]:
-        folder = study_folder(study)
-        fits[folder.name] = measure(folder, options.candidates, options.seed)
+    studies, chosen = options.study or [], options.family or []
+    if not studies and not chosen:
+        studies = ["lenet5_mnist"]
+    for name, model, inputs in subjects(studies, chosen):
+        Console(stderr=True).print(name)
+        fits[name] = measure(model, inputs, options.candidates, options.seed)
     show(fits)
     if options.json:
         rows = [
