@@ -19,6 +19,7 @@ from autocompress.model.task import Inputs, batches
 
 SAMPLE_EXAMPLES = 128  # examples kept of every layer's input, to set the grid between two factors
 SAMPLE_BYTES = 2**24  # most that these take of one batch
+UNFOLDED = 2**28  # bytes of a batch's patches whose products are taken
 SAMPLE_VALUES = 100_000  # values looked at to choose a grid
 DAMPING = 0.01  # share of the mean diagonal that is added before a moment is inverted
 
@@ -101,7 +102,7 @@ class _Watcher:
 
     def hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         x = inputs[0]
-        rows = unfold(module, x)
+        rows = unfold(module, some(module, x))
         self.rows += len(rows)
         # Products of a batch in single precision, their sum in double.
         self.second = self.second + _products(module, rows).double()
@@ -138,6 +139,15 @@ def activate(x: Tensor, activation: str) -> Tensor:
     if activation == "relu6":
         return x.clamp(0, 6)
     return x.relu() if activation == "relu" else x
+
+
+def some(module: nn.Module, x: Tensor) -> Tensor:
+    """Evenly spaced examples of a batch, as many as unfold within `UNFOLDED` bytes; mostly all."""
+    if not isinstance(module, nn.Conv2d):
+        return x
+    taps = module.kernel_size[0] * module.kernel_size[1] / (module.stride[0] * module.stride[1])
+    each = max(1, int(x[0].numel() * x.element_size() * taps))
+    return x[:: max(1, -(-len(x) * each // UNFOLDED))]
 
 
 def unfold(module: nn.Module, x: Tensor) -> Tensor:
