@@ -184,9 +184,10 @@ def layers(
     from rich.console import Console
 
     from autocompress.report.device_tables import footprint_lines
+    from autocompress.report.group_table import groups_table
     from autocompress.report.tables import layers_table
     from autocompress.study.config import load_study
-    from autocompress.study.layers import dense_footprint, layer_shares
+    from autocompress.study.layers import channel_groups, dense_footprint, layer_shares
     from autocompress.study.subject import trace_model
 
     console = Console()
@@ -200,6 +201,8 @@ def layers(
     say(f"options of {loaded.space_file}:")
     for line in loaded.space.axes():
         say(f"  {line}")
+    if min(loaded.space.channels) < 1:
+        console.print(groups_table(channel_groups(loaded, model)))
 
 
 @app.command()

@@ -105,6 +105,7 @@ def layers_table(run: RunData) -> str:
         Column("MACs", "n", "multiply-adds"),
         Column("option", "id"),
         Column("stored as", "name"),
+        Column("runs as", "id", "operators on the runtime's own optimised graph"),
         Column("bytes", "n"),
         Column("latency", "n", "predicted"),
         Column("local error", "n"),
@@ -118,6 +119,7 @@ def layers_table(run: RunData) -> str:
             compact_text(row.get("macs")),
             str(row.get("option") or NOTHING),
             _stored(row),
+            " + ".join(map(str, row.get("operators") or ())) or NOTHING,
             _change(size_text(row.get("bytes_before")), size_text(row.get("bytes_after"))),
             _change(
                 latency_text(row.get("latency_before_ms")),
@@ -170,7 +172,7 @@ def _change(before: str, after: str) -> str:
 
 
 def _stored(row: Row) -> str:
-    """Bits, zeros, rank and activations in words, or why the layer stays dense."""
+    """Bits, zeros, rank, channels and activations in words, or why the layer stays dense."""
     if row.get("reason"):
         return str(row["reason"])
     bits, zeros = number(row.get("bits")), number(row.get("sparsity"))
@@ -179,6 +181,11 @@ def _stored(row: Row) -> str:
         f"{bits:g} bit" if bits else "",
         f"{short_share_text(zeros)} zero" if zeros else "",
         f"{short_share_text(rank)} rank" if rank is not None and rank < 1 else "",
+        *(
+            f"{short_share_text(share)} of the {side}"
+            for side in ("inputs", "outputs")
+            if (share := number(row.get(side))) is not None and share < 1
+        ),
         "int8 activations" if row.get("activations") == "int8" else "",
     ]
     return ", ".join(filter(None, parts)) or NOTHING

@@ -115,7 +115,10 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
             "bits": option.bits,
             "sparsity": option.sparsity,
             "rank": option.rank,
+            "inputs": option.inputs,
+            "outputs": option.outputs,
             "activations": option.activations,
+            "operators": _operators(layer.name, finalist),
             "bytes_before": 4 * layer.parameters,
             "bytes_after": 4 * layer.parameters,
             "latency_before_ms": None,
@@ -139,6 +142,12 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
             }
         rows.append(row)
     return rows
+
+
+def _operators(name: str, finalist: Finalist | None) -> list[str]:
+    """What the runtime really runs for a layer, step by step; empty where nothing is known."""
+    found = finalist.operators if finalist else {}
+    return [operator for step, operator in found.items() if step.rpartition("/")[0] == name]
 
 
 def _history_rows(history: History) -> list[dict[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from autocompress.errors import ConfigError
 from autocompress.hardware.device import reject
 from autocompress.hardware.measure import measure_table
 from autocompress.hardware.runtimes.single_op import layer_signature
+from autocompress.model.channels import group_rows
+from autocompress.model.grouping import find_groups
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import build_space
 from autocompress.study.config import Study
@@ -77,3 +79,16 @@ def dense_footprint(study: Study, model: Model) -> dict[str, Any]:
             asdict(room) | {"fits": room.fits} for room in found.rooms(footprint, model.size_bytes)
         ],
     }
+
+
+def channel_groups(study: Study, model: Model) -> list[dict[str, Any]]:
+    """One row a channel group: who makes and reads it, its widths, or why it keeps its width."""
+    found = find_groups(model.dense, model.layers, model.example_inputs)
+    free = {group.name for group in model.groups}
+    groups = [
+        group
+        if group.frozen or group.name in free
+        else replace(group, frozen="its layers are not all treated, or read and make it at once")
+        for group in found
+    ]
+    return group_rows(groups, study.device.channel_step)
