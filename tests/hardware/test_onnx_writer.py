@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.treated import Grid, Treated, build_module
+from autocompress.compression.treated import Grid, Treated, build_module, stored_dense
 from autocompress.errors import DeviceError, TaskError
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, fused_ops, optimized_graph
@@ -21,7 +21,6 @@ from autocompress.hardware.runtimes.onnx_graph import (
     layer_bytes,
     same_work,
 )
-from autocompress.compression.treated import stored_dense
 from autocompress.hardware.runtimes.onnx_session import largest_code, open_session
 from autocompress.model.trace import trace
 
