@@ -105,7 +105,7 @@ def promising(problem: Problem, table: Tables, most: int) -> list[Narrowed]:
     """The widths that the tables prefer, at most `most`: best first at each budget, then others.
 
     For each budget (or the limits) the exact solution gives widths; those that differ from them in
-    one tie follow in the order of what the solver makes of them, then those that differ from these.
+    one tie follow in the order of what the solver makes of them, then those that differ there.
     The full widths always come along where they can meet the limits.  Where nothing can, the
     widths that come closest lead.
 
