@@ -90,9 +90,11 @@ def usable(groups: Sequence[ChannelGroup], layers: Mapping[str, Layer]) -> list[
         sides = [(member.name, True) for member in group.consumers]
         sides += [(member.name, False) for member in (*group.producers, *group.passing)]
         known = all(name in layers for name, _ in sides)
-        # A grouped convolution between can only be narrowed where each channel is a group.
+        # A grouped convolution between can only be narrowed where each channel is a group, and
+        # makes one channel of one.
         simple = all(
             layers[member.name].groups == layers[member.name].weight_shape[0]
+            and layers[member.name].weight_shape[1] == 1
             for member in group.passing
             if member.name in layers
         )

@@ -122,7 +122,8 @@ class _Watcher:
         second, row_weights = self.second / self.rows, None
         if second.dim() == 3:
             assert isinstance(self.module, nn.Conv2d)
-            second, row_weights = _shared(second, self.module.out_channels)
+            # Each group meets its share of the rows.
+            second, row_weights = _shared(len(second) * second, self.module.out_channels)
         return Statistics(
             second_moment=second,
             mean=self.first / self.rows,

@@ -63,4 +63,8 @@ def _exact(
     first, last = problem.cost(name, dearest), problem.cost(name, cheapest)
     for budget in np.geomspace(first, max(last, 1e-12), count):
         most = min(float(budget) * (1 + 1e-6), limits.get(name, np.inf))
-        yield solve_integer(problem, loss, {**limits, name: most}, gap=NEAR)
+        try:
+            yield solve_integer(problem, loss, {**limits, name: most}, gap=NEAR)
+        except InfeasibleError:
+            # The solver keeps a row with some tolerance: nothing but the cheapest may be within.
+            yield cheapest

@@ -55,6 +55,8 @@ class TiedSampler(Sampler):
 
     def ask(self, n: int) -> list[Candidate]:
         """Up to `n` new candidates; fewer when all that any widths allow are known."""
+        if n < 1:
+            return []
         rng = np.random.default_rng([self._seed, self._asked])
         batch: list[Candidate] = []
         shares = Counter(self.moves.draw(n, rng))

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from autocompress.errors import InfeasibleError
-from autocompress.search.integer import solve_integer
+from autocompress.search.integer import closest, solve_integer
 from autocompress.search.lagrange import solve_nearly
 from autocompress.search.landscape import Landscape
 from autocompress.search.moves import additive
@@ -105,8 +105,9 @@ def promising(problem: Problem, table: Tables, most: int) -> list[Narrowed]:
     """The widths that the tables prefer, at most `most`: best first at each budget, then others.
 
     For each budget (or the limits) the exact solution gives widths; those that differ from them in
-    one tie follow in the order of what the solver makes of them.  The full widths always come
-    along where they can meet the limits.
+    one tie follow in the order of what the solver makes of them, then those that differ there.
+    The full widths always come along where they can meet the limits.  Where nothing can, the
+    widths that come closest lead.
 
     Args:
         problem: With ties.
@@ -122,10 +123,16 @@ def promising(problem: Problem, table: Tables, most: int) -> list[Narrowed]:
             continue
         _add(found, problem, widths_of(problem, best))
     full = tuple(0 for _ in problem.ties)
-    if not found or _guess(narrowed(problem, full), table, budgets) < np.inf:
+    if not found:
+        _add(found, problem, widths_of(problem, closest(problem, table, budgets[0])))
+    if _guess(narrowed(problem, full), table, budgets) < np.inf:
         _add(found, problem, full)
-    if len(found) < most:
-        others = {w for base in list(found) for w in _next(problem, base)} - set(found)
+    looked: set[Widths] = set()
+    while len(found) < most:
+        others = {w for base in found for w in _next(problem, base)} - set(found) - looked
+        if not others:
+            break
+        looked |= others
         guesses = {w: _guess(narrowed(problem, w), table, budgets) for w in sorted(others)}
         for widths in sorted(guesses, key=guesses.__getitem__):
             if len(found) < most and guesses[widths] < np.inf:
@@ -135,7 +142,9 @@ def promising(problem: Problem, table: Tables, most: int) -> list[Narrowed]:
 
 def _budgets(problem: Problem, table: Tables) -> list[dict[str, float]]:
     """The budgets that matter: those given, or points along the front, or the limits alone."""
-    hard = {name: limit for name, limit in problem.limits.items() if name != LOSS}
+    # A limit on the loss, which the table only guesses at, decides where a cost is made small.
+    kept = [name for name in problem.limits if name != LOSS or problem.minimise != LOSS]
+    hard = {name: problem.limits[name] for name in kept}
     if problem.budgets:
         return [{**hard, **budget} for budget in problem.budgets]
     budgets = []
@@ -168,25 +177,35 @@ def _next(problem: Problem, widths: Widths) -> Iterator[Widths]:
 
 
 def _guess(fixed: Narrowed | None, table: Tables, budgets: Sequence[Mapping[str, float]]) -> float:
-    """Sum over the budgets of the log loss that the solver promises; infinite if none is met."""
+    """Sum over the budgets of the log loss (or cost) that the solver promises; infinite if none is
+    met."""
     if fixed is None:
         return np.inf
     own = tuple(values[of] for values, of in zip(table, fixed.options, strict=True))
     total, met = 0.0, False
     for limits in budgets:
-        best = solve_nearly(fixed.problem, own, limits)
-        if best is None:
-            total += 10.0  # a budget that these widths cannot meet
-            continue
-        met = True
-        rows = np.array([best], dtype=np.int64)
-        products = fixed.problem.products
-        if products:
-            landscape = Landscape(
-                [np.where(np.isfinite(v), v, 0.0) for v in own], next(iter(products.values()))
-            )
-            loss = float(landscape.quadratic(rows)[0])
-        else:
-            loss = float(additive(own, rows)[0])
-        total += float(np.log(max(loss, 1e-12)))
+        value = _promised(fixed.problem, own, limits)
+        # Some loss stands for a budget that these widths cannot meet.
+        total += 10.0 if value is None else float(np.log(max(value, 1e-12)))
+        met |= value is not None
     return total if met else np.inf
+
+
+def _promised(problem: Problem, table: Tables, limits: Mapping[str, float]) -> float | None:
+    """The least loss, or cost, within limits by the tables; None if nothing is within."""
+    if problem.minimise != LOSS:
+        try:
+            least = solve_integer(problem, table, limits, problem.minimise, gap=EXACT)
+        except InfeasibleError:
+            return None
+        return problem.cost(problem.minimise, least)
+    best = solve_nearly(problem, table, limits)
+    if best is None:
+        return None
+    rows = np.array([best], dtype=np.int64)
+    if not problem.products:
+        return float(additive(table, rows)[0])
+    landscape = Landscape(
+        [np.where(np.isfinite(v), v, 0.0) for v in table], next(iter(problem.products.values()))
+    )
+    return float(landscape.quadratic(rows)[0])

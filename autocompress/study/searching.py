@@ -14,6 +14,7 @@ from autocompress.search.infeasible import aim, prove
 from autocompress.search.problem import LOSS, Problem, Tie
 from autocompress.search.sampler import Sampler
 from autocompress.search.sweep import SweepSampler
+from autocompress.search.tied_sampler import TiedSampler
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
 from autocompress.search_space.widths import SharedWidth
@@ -178,7 +179,7 @@ def _summed(prepared: Prepared, parts: Sequence[History], sampler: Sampler) -> H
         total.waiting_seconds += part.waiting_seconds
         total.seconds += part.seconds
         total.reason = part.reason
-    if isinstance(sampler, BudgetSampler):
+    if isinstance(sampler, BudgetSampler | TiedSampler):
         shares = dict(zip(sampler.moves.names, sampler.moves.shares().tolist(), strict=True))
         total.moves = [
             {"move": move.name, **asdict(move), "share": shares.get(move.name)}

@@ -118,15 +118,13 @@ class _Writer:
             value = self.reshape(value, (-1, columns), self.name("rows"))
         if treated.is_int8:
             value = self.round_trip(value, treated.grids[0], "in", self.name("in"))
-        for index, stored in enumerate(treated.weights):
+        for index in range(len(treated.weights)):
             last = index == len(treated.weights) - 1
             grid = treated.grids[index + 1] if treated.is_int8 else None
-            bias = treated.bias if last else None
             end = tensor_out if last and not flat else self.name(f"out{index}")
             rectifier = activation if last else ""
-            scale_in = treated.grids[index] if treated.is_int8 else None
             middle = self.name(f"sum{index}") if rectifier or grid else end
-            value = self.product(index, stored, bias, scale_in, value, middle)
+            value = self.product(index, treated, value, middle)
             if rectifier:
                 value = self.rectify(value, rectifier, grid, self.name("relu") if grid else end)
             if grid is not None:
@@ -136,16 +134,11 @@ class _Writer:
             shape = (-1, *self.layer.output_shape[1:-1], rows)
             self.reshape(value, shape, tensor_out)
 
-    def product(
-        self,
-        index: int,
-        stored: StoredTensor,
-        bias: Tensor | None,
-        grid: Grid | None,
-        value: str,
-        target: str,
-    ) -> str:
+    def product(self, index: int, treated: Treated, value: str, target: str) -> str:
         """The convolution or matrix product with the stored tensor of number `index`."""
+        stored, is_last = treated.weights[index], index == len(treated.weights) - 1
+        bias = treated.bias if is_last else None
+        grid = treated.grids[index] if treated.is_int8 else None
         weight = self.int8_weight(index, stored) if grid else self.float_weight(index, stored)
         inputs = [value, weight]
         if bias is not None and grid is not None:
@@ -154,7 +147,7 @@ class _Writer:
             inputs.append(self.tensor("bias", bias.float().numpy()))
         if isinstance(self.module, nn.Conv2d):
             attributes = {} if index else convolution_attributes(self.module, self.pads)
-            if "group" in attributes and len(stored.codes) < self.module.out_channels:
+            if "group" in attributes and is_last and len(stored.codes) < self.module.out_channels:
                 attributes["group"] = len(stored.codes)  # only depthwise ones are made narrower
             self.node("Conv", inputs, target, name=self.step_name(index), **attributes)
         else:
