@@ -27,33 +27,39 @@ def draw_candidates(
     """Distinct candidates of kernel classes: all dense, all int8, then random mixtures.
 
     The share of int8 layers differs from one to the next, so that every amount of mixing occurs.
-    Layers that share a width have it in common; half of the mixtures are narrow.  Fewer than
-    `count` come back when there are no more.
+    Layers that share a width have it in common: each width that all may have comes once in float
+    and once in int8, and half of the mixtures are narrow.  Fewer than `count` come back when there
+    are no more.
     """
     full = at_levels(classes, widths, {width.name: 0 for width in widths})
-    int8 = {
-        name: next((option for option in menu if option.activations == "int8"), menu[0])
-        for name, menu in full.items()
-    }
-    drawn = [{name: menu[0] for name, menu in classes.items()}]
-    if int8 != drawn[0]:
-        drawn.append(int8)
+    drawn: list[dict[str, Option]] = []
+    for level in range(max((width.levels for width in widths), default=1)):
+        levels = {width.name: min(level, width.levels - 1) for width in widths}
+        menus = at_levels(classes, widths, levels)
+        for wanted in ("float32", "int8"):
+            uniform = {name: _plain(menu, wanted) for name, menu in menus.items()}
+            drawn += [uniform] if uniform not in drawn and len(drawn) < count else []
     tries = 0
     while len(drawn) < count and tries < 50 * count:
         tries += 1
         share = generator.random()
-        menus: Menus = full
+        chosen: Menus = full
         if widths and len(drawn) % 2:
             levels = {width.name: int(generator.integers(width.levels)) for width in widths}
-            menus = at_levels(classes, widths, levels)
+            chosen = at_levels(classes, widths, levels)
         candidate = {}
-        for name, menu in menus.items():
+        for name, menu in chosen.items():
             wanted = "int8" if generator.random() < share else "float32"
             options = [option for option in menu if option.activations == wanted] or list(menu)
             candidate[name] = options[int(generator.integers(len(options)))]
         if candidate not in drawn:
             drawn.append(candidate)
     return drawn
+
+
+def _plain(menu: Sequence[Option], activations: str) -> Option:
+    """The first option with such activations, or else the first of all."""
+    return next((option for option in menu if option.activations == activations), menu[0])
 
 
 def stand_ins(graph: FloatGraph, candidate: Candidate) -> dict[str, Treated]:
