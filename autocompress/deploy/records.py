@@ -174,7 +174,9 @@ def _read_narrow(reader: Reader, outputs: int, columns: int) -> Narrow:
         if not size:
             found.append(None)
             continue
-        mask = np.unpackbits(np.frombuffer(reader.take(-(-size // 8)), np.uint8), count=size)
+        mask = np.unpackbits(np.frombuffer(reader.take(-(-size // 8)), np.uint8))
+        if mask[size:].any():
+            raise ArchiveError(f"damaged: a channel stays beyond the last of {size}")
         kept = torch.from_numpy(np.flatnonzero(mask))
         # A column of the matrix is a channel, or one of several taps of it.
         fits = len(kept) == stored if exact else len(kept) and stored % len(kept) == 0

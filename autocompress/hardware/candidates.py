@@ -10,7 +10,7 @@ from autocompress.compression.treated import Treated
 from autocompress.hardware.cost_model import Candidate
 from autocompress.hardware.device import kernel_class
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
-from autocompress.hardware.runtimes.stand_in import output_zero, stand_in
+from autocompress.hardware.runtimes.stand_in import GRID, output_grid, stand_in
 from autocompress.model.layer import Layer, matrix_shape
 from autocompress.search_space.option import Option
 from autocompress.search_space.widths import SharedWidth, at_levels
@@ -64,13 +64,13 @@ def _plain(menu: Sequence[Option], activations: str) -> Option:
 
 def stand_ins(graph: FloatGraph, candidate: Candidate) -> dict[str, Treated]:
     """Made-up treatments with the kernels of a candidate; grids of neighbours agree."""
-    zeros = {layer.name: output_zero(layer) for layer in graph.layers}
+    grids = {layer.name: output_grid(layer) for layer in graph.layers}
     return {
         layer.name: stand_in(
             layer,
             graph.modules[layer.name],
             kernel_class(candidate[layer.name]),
-            zeros.get(layer.source, 128),
+            grids.get(layer.source, GRID),
         )
         for layer in graph.layers
         if not kernel_class(candidate.get(layer.name, Option())).is_identity
@@ -82,10 +82,13 @@ def candidate_macs(layers: Sequence[Layer], candidate: Candidate) -> float:
     total = 0.0
     for layer in layers:
         option = candidate.get(layer.name, Option())
-        narrow = layer.narrowed(*layer.widths(option.inputs, option.outputs))
+        reads, makes = layer.widths(option.inputs, option.outputs)
+        narrow = layer.narrowed(reads, makes)
         share = narrow.macs / layer.macs if layer.macs else 0.0
         if option.is_factored:
             rows, columns = matrix_shape(narrow.weight_shape)
-            share *= narrow.rank(option.rank) * (rows + columns) / (rows * columns)
+            # Outputs are cut once the rank is chosen.
+            rank = layer.narrowed(reads).rank(option.rank)
+            share *= rank * (rows + columns) / (rows * columns)
         total += share * layer.macs
     return total

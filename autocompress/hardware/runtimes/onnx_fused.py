@@ -102,7 +102,7 @@ def _step_of(
 
 def outputs_after(name: str, proto: onnx.ModelProto) -> set[str]:
     """A step's output and the outputs of what onnxruntime may fuse into it."""
-    absorbed = ("Relu", "BatchNormalization", "Add", "QuantizeLinear")
+    absorbed = ("Relu", "Clip", "BatchNormalization", "Add", "QuantizeLinear")
     names = {name, f"{name}_pre_q", f"{name}_q"}
     for node in proto.graph.node:
         if node.op_type in absorbed and names & set(node.input):

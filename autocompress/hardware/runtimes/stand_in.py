@@ -9,17 +9,17 @@ from autocompress.compression.treated import Grid, StoredTensor, Treated
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 
-_STEP = 0.05
+GRID = Grid(0.05, 128)  # of values of either sign
 
 
-def stand_in(layer: Layer, module: nn.Module, option: Option, input_zero: int = 128) -> Treated:
+def stand_in(layer: Layer, module: nn.Module, option: Option, input_grid: Grid = GRID) -> Treated:
     """A treatment with the kernels of `option` and arbitrary weights.
 
     Args:
         layer: What the trace says of it.
         module: The dense `nn.Linear` or `nn.Conv2d`.
         option: Gives the rank and the type of activations.
-        input_zero: Zero point of the input's grid, which must be that of the source's output.
+        input_grid: Grid of the input, which must be that of the source's output.
     """
     is_int8 = option.activations == "int8"
     weight = module.weight
@@ -35,14 +35,15 @@ def stand_in(layer: Layer, module: nn.Module, option: Option, input_zero: int = 
     bias = module.bias.detach()[:rows] if isinstance(module.bias, Tensor) else None
     if not is_int8:
         return Treated(stored, bias)
-    middle = [Grid(_STEP, 128)] * (len(matrices) - 1)
-    output = Grid(_STEP, output_zero(layer))
-    return Treated(stored, bias, (Grid(_STEP, input_zero), *middle, output))
+    middle = [GRID] * (len(matrices) - 1)
+    return Treated(stored, bias, (input_grid, *middle, output_grid(layer)))
 
 
-def output_zero(layer: Layer) -> int:
-    """Zero point of a stand-in's output grid: a ReLU leaves nothing below zero."""
-    return 0 if layer.activation else 128
+def output_grid(layer: Layer) -> Grid:
+    """A stand-in's output grid: a ReLU leaves nothing below zero, a ReLU6 nothing above six."""
+    if layer.activation == "relu6":
+        return Grid.covering(0.0, 6.0)
+    return Grid(GRID.scale, 0) if layer.activation else GRID
 
 
 def _values(rows: int, columns: int) -> Tensor:
