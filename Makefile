@@ -26,10 +26,11 @@ check: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python benchmarks/latency.py --study lenet5_mnist --json runs/latency.json
+	$(BIN)/python benchmarks/latency.py --study lenet5_mnist --family all --json runs/latency.json
 	$(BIN)/python benchmarks/search.py --study all --images 128 --json runs/search.json
 	$(BIN)/python benchmarks/landscape.py --study lenet5_mnist --study resnet20_fashion --images 128 --json runs/landscape.json
 	$(BIN)/python benchmarks/neighbours.py --study lenet5_mnist --study resnet20_fashion --images 128 --json runs/neighbours.json
+	$(BIN)/python benchmarks/peers.py --study lenet5_mnist --study resnet20_fashion --json runs/peers.json
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

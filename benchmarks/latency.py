@@ -37,6 +37,7 @@ MENU = [
     for bits, activations in ((32, "float32"), (8, "int8"))
     for rank in (1.0, 0.5, 0.25, 0.125)
 ]
+SECONDS = 120.0  # for whole models, those that judge the fit included
 PACKAGES = ("autocompress", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 
 
@@ -58,9 +59,18 @@ def measure(model: nn.Module, inputs: tuple[Tensor, ...], candidates: int, seed:
             said.add(stage)
             say(f"  {stage}")
 
-    return fit_latency(
-        folded, layers, inputs, menus, generator, held_out=candidates, progress=progress
+    fit = fit_latency(
+        folded,
+        layers,
+        inputs,
+        menus,
+        generator,
+        held_out=candidates,
+        seconds=SECONDS,
+        progress=progress,
     ).fit
+    assert fit is not None  # this device is measured
+    return fit
 
 
 def subjects(

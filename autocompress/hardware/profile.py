@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from autocompress.compression.stitch import stitched
 from autocompress.errors import DeviceError, StorageError
+from autocompress.hardware.batches import time_in_batches
 from autocompress.hardware.candidates import Menus, candidate_macs, draw_candidates, stand_ins
 from autocompress.hardware.clock import Progress, feeds, time_models
 from autocompress.hardware.cost_model import Candidate, LatencyPrices, fit_prices
@@ -31,7 +33,8 @@ from autocompress.search_space.option import Option
 from autocompress.search_space.widths import SharedWidth
 
 BLOCKS, BLOCK_MS = 40, 3.0
-# Sessions of all candidates are open at once, to be timed in turn.
+FEWEST = 20  # candidates that a fit takes; with ten the error is a quarter larger
+# Weights of the candidates that are open at once, to be timed in turn.
 OPEN_BYTES = 1_500_000_000
 
 
@@ -142,12 +145,11 @@ def fit_latency(
     dense = candidate_program(model, graph, {}, device)
     runs = _run_count(dense, classes, values, held_out, seconds, device)
     candidates = draw_candidates(classes, runs + held_out, generator, widths)
-    models = {
-        str(index): candidate_program(model, graph, candidate, device)
-        for index, candidate in enumerate(candidates)
-    }
-    timed = time_models(models, values, BLOCKS, BLOCK_MS, say, device.engine)
-    timings = list(timed.values())
+    makers = [
+        partial(candidate_program, model, graph, candidate, device) for candidate in candidates
+    ]
+    most = max(2, OPEN_BYTES // max(1, int(dense.proto.ByteSize())))
+    timings = time_in_batches(makers, values, most, BLOCKS, BLOCK_MS, say, device.engine)
     fit_seconds = time.process_time() - start
     prices, points = _fit(isolated, graph.layers, candidates, timings, held_out, generator)
     fit = judge(points, timings, table_seconds, fit_seconds)
@@ -216,10 +218,9 @@ def _run_count(
     seconds: float,
     device: Device,
 ) -> int:
-    """How many candidates to calibrate on: ten, and more for the prices where time allows."""
+    """How many candidates to calibrate on: twenty, and more for the prices where time allows."""
     timed = time_models({"dense": dense}, values, blocks=3, runtime=device.engine)
     once = timed["dense"].p20_ms
     affordable = int(1000 * seconds / (BLOCKS * max(BLOCK_MS, once)))
-    openable = OPEN_BYTES // max(1, int(dense.proto.ByteSize()))
     wanted = 10 + 3 * sum(map(len, classes.values())) // 2
-    return max(10, min(wanted, 60, affordable - held_out, openable - held_out))
+    return max(FEWEST, min(wanted, 60, affordable - held_out))

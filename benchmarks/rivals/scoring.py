@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from autocompress.hardware.clock import runner
 from autocompress.hardware.runtimes.onnx_session import LOADER_KEY, open_session, read_proto
 from autocompress.hardware.timing import interleaved
 from rivals.problem import Budget, Problem
@@ -53,10 +52,11 @@ def score(problem: Problem, model: Path, shipped: Path) -> Score:
     """
     session, original = open_as_its_user(read_proto(model)), open_as_its_user(problem.original)
     expected, given = outputs(original, problem.inputs), outputs(session, problem.inputs)
+    example = renamed(session, problem.example)
     timings = interleaved(
         {
-            "original": runner(original, problem.example),
-            "model": runner(session, renamed(session, problem.example)),
+            "original": lambda: original.run(None, problem.example),
+            "model": lambda: session.run(None, example),
         },
         BLOCKS,
         BLOCK_MS,
