@@ -13,7 +13,7 @@ from autocompress.errors import DeviceError, StorageError
 from autocompress.files import write_json
 from autocompress.hardware.device import Device, machine_fingerprint
 
-SCHEMA = 1
+SCHEMA = 2  # 1 timed int8 layers with ReLU6 with a clip of their own
 
 
 @dataclass(frozen=True)

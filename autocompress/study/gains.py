@@ -32,8 +32,8 @@ def without_losers(space: Space, latency: LatencyPrices) -> Space:
     units, removed = {}, list(space.removed)
     for unit, menu in space.units.items():
         spared = _spared_ms(unit, latency)
+        worth: set[Option] = set()
         slow: dict[str, list[tuple[float, float]]] = {}
-        kept = []
         for option in menu:
             name, instead = _stands_for(option)
             allowance = spared if name == INT8 else 0.0
@@ -43,8 +43,10 @@ def without_losers(space: Space, latency: LatencyPrices) -> Space:
             if name and own - allowance >= other:
                 slow.setdefault(name, []).append((own, other))
             else:
-                kept.append(option)
-        units[unit] = tuple(kept)
+                worth.add(option.computed)
+        # What pays at one number of outputs stays at all of them: which it will be, others decide.
+        kept = tuple(option for option in menu if option.computed in worth)
+        units[unit] = kept
         for name, times in slow.items():
             if not _offers(kept, name):
                 own, other = min(times)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autocompress.hardware.cost_model import Edge, LatencyPrices
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import Space
@@ -58,3 +60,11 @@ def test_a_rank_is_compared_with_the_same_kernels() -> None:
     found = without_losers(SPACE, prices(0.3, 0.9, 0.4))
     assert HALF in menu(found)
     assert HALF8 not in menu(found)  # slower than int8 in full rank, though faster than float
+
+
+def test_what_pays_at_one_number_of_outputs_stays_at_all() -> None:
+    halved = [replace(option, outputs=0.5) for option in (Option(), HALF)]
+    units = {"dense": 1.0, "w32-r50": 1.1, "w32-o50": 0.6, "w32-r50-o50": 0.5}
+    latency = LatencyPrices(0.1, {"a": units}, ())
+    menus = (Option(), HALF, *halved)
+    assert menu(without_losers(Space({"a": menus}), latency)) == menus
