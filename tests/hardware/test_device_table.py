@@ -87,7 +87,7 @@ def test_a_stale_table_is_refused_by_name_and_unused_in_the_cache(key: str) -> N
     assert cached_table(DEVICE).entries == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 9}', '{"schema": 1, "entries": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 9}', '{"schema": 2, "entries": {}}'])
 def test_a_damaged_table_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "table.json"
     path.write_text(text)
