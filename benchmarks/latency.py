@@ -1,7 +1,8 @@
 """How well the latency of a mixed candidate is predicted, beside a model that knows only FLOPs.
 
-Candidates mix float and int8 layers and ranks at random; the figures are of candidates that the
-fit has not seen.  The model is a study's or one of four families.  Run it on an idle machine:
+Candidates mix float and int8 layers, ranks and channel widths at random; the figures are of
+candidates that the fit has not seen.  The model is a study's or one of four families.  Run it on
+an idle machine:
 
     python benchmarks/latency.py --family all --json latency.json
     python benchmarks/latency.py --study lenet5_mnist
@@ -13,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,33 +25,52 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from autocompress.compression.channels import usable
 from autocompress.hardware.device import get_device, reject
 from autocompress.hardware.fit import Fit
 from autocompress.hardware.profile import fit_latency
 from autocompress.hardware.table import cache_path
 from autocompress.model.fold import fold_batch_norms
+from autocompress.model.grouping import find_groups
+from autocompress.model.layer import Layer
 from autocompress.model.task import load_task
 from autocompress.model.trace import trace
-from autocompress.search_space.option import Option
+from autocompress.search_space.preset import SpacePreset
+from autocompress.search_space.space import Space, build_space
+from autocompress.search_space.widths import share_widths
 
-MENU = [
-    Option(bits=bits, rank=rank, activations=activations)
-    for bits, activations in ((32, "float32"), (8, "int8"))
-    for rank in (1.0, 0.5, 0.25, 0.125)
-]
+DEVICE = "onnxruntime-cpu"
+OPTIONS = SpacePreset(
+    schema_=1,
+    bits=[8, 32],
+    rank=[1.0, 0.5, 0.25, 0.125],
+    channels=[1.0, 0.5],
+    activations=["float32", "int8"],
+)
 SECONDS = 120.0  # for whole models, those that judge the fit included
 PACKAGES = ("autocompress", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 
 
+def space_of(model: nn.Module, inputs: tuple[Tensor, ...], layers: Sequence[Layer]) -> Space:
+    """`OPTIONS` for a model on the default device, as a study offers them."""
+    device = get_device(DEVICE)
+    treated = {layer.name: layer for layer in layers if layer.is_treated}
+    groups = list(usable(find_groups(model, layers, inputs), treated))
+    shares = share_widths(groups, treated, OPTIONS.channels, device.channel_step)
+    refused = partial(reject, device=device)
+    space = build_space(layers, OPTIONS, refused, suited=device.suited, widths=shares)
+    # Without int8 or ranks there is little to predict, and every model looks good.
+    found = [option for menu in space.units.values() for option in menu]
+    assert any(option.activations == "int8" for option in found)
+    assert any(option.is_factored for option in found)
+    return space
+
+
 def measure(model: nn.Module, inputs: tuple[Tensor, ...], candidates: int, seed: int) -> Fit:
-    """The fit of one model under `MENU`, its batch norms folded as a study folds them."""
+    """The fit of one model under `OPTIONS`, its batch norms folded as a study folds them."""
     folded = fold_batch_norms(model, inputs)
     layers = trace(folded, inputs)
-    menus = {
-        layer.name: [option for option in MENU if not reject(option, layer)]
-        for layer in layers
-        if layer.is_treated
-    }
+    space = space_of(folded, inputs, layers)
     generator = np.random.default_rng(seed)
     say = Console(stderr=True).print
     said: set[str] = set()
@@ -63,10 +84,11 @@ def measure(model: nn.Module, inputs: tuple[Tensor, ...], candidates: int, seed:
         folded,
         layers,
         inputs,
-        menus,
+        space.units,
         generator,
         held_out=candidates,
         seconds=SECONDS,
+        widths=space.widths,
         progress=progress,
     ).fit
     assert fit is not None  # this device is measured
@@ -126,7 +148,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    device = get_device("onnxruntime-cpu")
+    device = get_device(DEVICE)
     if options.fresh:
         cache_path(device).unlink(missing_ok=True)
     fits = {}
