@@ -36,7 +36,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_shipped_presets_are_there() -> None:
-    assert SHIPPED == ["int8_mixed", "low_rank", "storage", "uniform_bits"]
+    assert SHIPPED == ["int8_mixed", "low_rank", "storage", "structured", "uniform_bits"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -48,7 +48,7 @@ def test_every_shipped_preset_gives_options(name: str) -> None:
     assert options[0] == Option()
     assert sum(option.is_identity for option in options) == 1
     assert len({option.id for option in options}) == len(options) > 3
-    assert len(preset.axes()) == 5
+    assert len(preset.axes()) == 5 + (min(preset.channels) < 1)
     space = build_space(LAYERS, preset, accept, file)
     assert list(space.units) == ["conv.0", "fc1", "fc2"]
     for menu in space.units.values():
