@@ -12,7 +12,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/autocompress run studies/lenet5_mnist
+	$(BIN)/autocompress run studies/lenet5_mnist --space structured --budget latency=50% --out runs/demo
 
 test: install
 	$(BIN)/python -m pytest -m "not slow"
