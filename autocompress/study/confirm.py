@@ -123,6 +123,11 @@ def confirm(
     minimise = None if study.delivers_knee else study.objective.minimise
     ranked = rank(verdicts, bench.base, bench.targets, minimise, study.higher_is_better)
     winner = ranked[0] if ranked and not ranked[0].reason else None
+    if winner is not None and (winner.same_work or winner.latency_high >= 1):
+        listener.note(
+            f"no gain in latency: {winner.latency_low:.3f} to {winner.latency_high:.3f} of the"
+            " original's"
+        )
     return Confirmation(
         bench.base,
         bench.targets,
@@ -226,6 +231,8 @@ def rank(
         if not reason and index:
             missed = [t.name for t in targets if not t.is_met(verdict.measured)]
             missed += [room.name for room in verdict.rooms if not room.fits]
+            if verdict.no_gain and "latency" not in missed:
+                missed.append("latency (no gain outside the noise)")
             reason = (
                 f"misses the limit on {', '.join(missed)}" if missed else "another one is better"
             )

@@ -77,6 +77,8 @@ class Verdict:
         reason: Why it was not chosen; empty for the winner.
         footprint: Energy and memory, estimated.
         rooms: What it takes of the device's memories.
+        no_gain: Whether a hard limit asks for less than the original's latency, and it is not
+            faster outside the noise: then it does not keep the limit, whatever one timing says.
     """
 
     finalist: Finalist
@@ -89,6 +91,13 @@ class Verdict:
     reason: str = ""
     footprint: Footprint | None = None
     rooms: tuple[Room, ...] = ()
+    no_gain: bool = False
+
+    @property
+    def missed_latency(self) -> dict[str, float]:
+        """How far a latency limit is missed by noise alone, as a share of the original; empty if
+        there is a gain."""
+        return {"latency": max(0.0, self.latency_high - 1)} if self.no_gain else {}
 
     @property
     def probe(self) -> Probe:

@@ -175,7 +175,8 @@ def _described(
 ) -> dict[str, Any]:
     record, base = verdict.record, bench.base
     measured = verdict.measured if delivered else base
-    missed = {
+    missed = verdict.missed_latency if delivered else {}
+    missed |= {
         target.name: target.excess(measured, base)
         for target in bench.targets
         if not (target.soft or target.is_met(measured))
@@ -193,7 +194,7 @@ def _described(
         "schema": SCHEMA,
         "study": prepared.study.name,
         "split": "selection",
-        "budget": budget_rows(bench.targets, measured),
+        "budget": budget_rows(bench.targets, measured, verdict if delivered else None),
         "original": costs(base),
         "best": {
             "candidate": record.id if delivered else "original",

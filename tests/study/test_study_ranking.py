@@ -13,6 +13,7 @@ from autocompress.objective.budget import parse_budget
 from autocompress.study.confirm import quality_threshold, rank
 from autocompress.study.finalist import Verdict
 from autocompress.study.front import by_knee
+from autocompress.study.result import budget_rows
 from autocompress.study.storage import Record
 from autocompress.study.targets import (
     Measured,
@@ -236,3 +237,22 @@ def test_threshold_at_its_ends() -> None:
     assert quality_threshold(records, lambda _: 0.0, None) == float("inf")
     assert quality_threshold(records, lambda _: 50.0, target) == 0.0
     assert quality_threshold(records, lambda _: 90.0, target) == 3.0
+
+
+def test_a_latency_that_is_not_lower_outside_the_noise_misses_its_limit() -> None:
+    """One timing says 0.98 of the original under a limit of 0.99; the interval ends above 1."""
+    (limit,) = targets = limits("latency=99%")
+    lucky = replace(
+        verdict("lucky", 91.0, ratio=0.985), latency_high=1.01, met=False, no_gain=True
+    )
+    sure = verdict("sure", 89.0, ratio=0.9, targets=targets)
+    assert order([lucky, sure], targets=targets) == [
+        ("sure", ""),
+        ("lucky", "misses the limit on latency (no gain outside the noise)"),
+    ]
+    assert limit.is_met(lucky.measured)
+    rows = budget_rows(targets, lucky.measured, lucky)
+    assert not rows["latency"]["met"]
+    assert budget_rows(targets, sure.measured, sure)["latency"]["met"]
+    assert lucky.missed_latency == {"latency": pytest.approx(0.01)}
+    assert not sure.missed_latency
