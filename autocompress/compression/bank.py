@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from autocompress.compression.channels import Channels
 from autocompress.compression.compress import compress_layer
 from autocompress.compression.moments import Statistics
-from autocompress.compression.narrow import narrow_layer
+from autocompress.compression.narrow import embed, narrow_layer
 from autocompress.compression.treated import Grid, Narrow, StoredTensor, Treated, stored_dense
 from autocompress.files import write_bytes
 from autocompress.model.layer import Layer
@@ -107,18 +107,19 @@ class Bank:
         """Options by how many input channels they keep; each time a narrow layer is compressed."""
         for share in dict.fromkeys(option.inputs for option in options):
             same = [option for option in options if option.inputs == share]
-            kept = self.channels.kept(layer, same[0])
-            if kept is None:
+            narrow = self.channels.kept(layer, same[0])
+            if narrow is None:
                 yield from compress_layer(layer, module, statistics, same)
                 continue
-            small = narrow_layer(layer, module, statistics, Kept(None, kept.inputs))
+            kept = Kept(None, narrow.inputs)
+            small = narrow_layer(layer, module, statistics, kept)
             whole = [replace(option, inputs=1.0) for option in same]
             more = [option for option in whole if not option.is_identity]
             found = compress_layer(small.layer, small.module, small.statistics, more)
             plain = [(Option(), stored_dense(small.module), 0.0)] if Option() in whole else []
             for option, treated, error in (*plain, *found):
                 # What goes with the channels, and what is done to the others.
-                own = replace(treated, narrow=kept)
+                own = embed(treated, module, kept)
                 yield replace(option, inputs=share), own, small.error + error
 
     def stored(self, layer: Layer, module: nn.Module, option: Option) -> Treated:
@@ -131,10 +132,7 @@ class Bank:
         """
         whole = option.computed
         treated = stored_dense(module) if whole.is_identity else self[layer.name, whole].treated
-        kept = self.channels.kept(layer, option)
-        if kept is None or kept.outputs is None:
-            return treated
-        return treated.with_outputs(kept.outputs)
+        return self.channels.cut(layer, option, treated)
 
     def __getitem__(self, key: tuple[str, Option]) -> Entry:
         name, option = key

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autocompress.compression.eliminate import Reader, eliminate
 from autocompress.compression.moments import Statistics
 from autocompress.compression.narrow import removal_moment, weight_columns
-from autocompress.compression.treated import Narrow
+from autocompress.compression.treated import Narrow, Treated
 from autocompress.model.channels import ChannelGroup
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
@@ -41,6 +41,13 @@ class Channels:
         inputs = self._stay(layer.name, columns, reads, consumes=True) if reads < columns else None
         outputs = self._stay(layer.name, rows, makes, consumes=False) if makes < rows else None
         return Narrow((rows, columns), outputs, inputs)
+
+    def cut(self, layer: Layer, option: Option, stored: Treated) -> Treated:
+        """What is stored for a layer, with the output channels that an option keeps."""
+        kept = self.kept(layer, option)
+        return (
+            stored if kept is None or kept.outputs is None else stored.with_outputs(kept.outputs)
+        )
 
     def _stay(self, name: str, width: int, count: int, consumes: bool) -> Tensor:
         for group, order in zip(self.groups, self.orders, strict=True):

@@ -7,15 +7,17 @@ stored for it can be put back into the full width, with zeros for what is gone.
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.compression.moments import Statistics, damped
-from autocompress.compression.treated import Narrow, Treated
+from autocompress.compression.treated import Narrow, Treated, stored_dense
+from autocompress.model.channels import ChannelGroup
 from autocompress.model.layer import Layer
-from autocompress.model.shrink import Kept, slice_module
+from autocompress.model.shrink import Kept, kept_channels, slice_module
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,26 @@ def embed(treated: Treated, module: nn.Module, kept: Kept) -> Treated:
     assert isinstance(weight, Tensor)
     narrow = Narrow((weight.shape[0], weight.shape[1]), kept.rows, kept.columns)
     return replace(treated, narrow=narrow)
+
+
+def narrow_dense(
+    model: nn.Module, kept: Mapping[ChannelGroup, Collection[int]]
+) -> dict[str, Treated]:
+    """The dense layers of some groups without the pieces that go; nothing makes up for them.
+
+    Args:
+        model: The dense model, whose groups lie between layers only.
+        kept: Group to the pieces that stay.
+    """
+    treated = {}
+    for name, stays in kept_channels(model, kept).items():
+        module = model.get_submodule(name)
+        small = copy.deepcopy(module)
+        slice_module(small, stays)
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            stays = Kept(stays.columns)  # what filters each channel has a row for it
+        treated[name] = embed(stored_dense(small), module, stays)
+    return treated
 
 
 def weight_columns(module: nn.Module, channels: Tensor | None) -> Tensor:

@@ -134,12 +134,12 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
     )
     losses = [prepared.proxy(stitched(model.dense, kept)).value for kept in (fitted, banked)]
     best = fitted if losses[0] <= losses[1] else banked
-    whole = {}
-    for name, option in choices.items():
-        kept = bank.channels.kept(model.layer(name), option)
-        stored = best.get(name) or dense_record(model, name)
-        outputs = kept.outputs if kept else None
-        whole[name] = stored if outputs is None else stored.with_outputs(outputs)
+    whole = {
+        name: bank.channels.cut(
+            model.layer(name), option, best.get(name) or dense_record(model, name)
+        )
+        for name, option in choices.items()
+    }
     treated = {name: whole[name] for name, option in choices.items() if not option.is_identity}
     module = stitched(model.dense, treated)
     storage = prepared.study.settings.storage

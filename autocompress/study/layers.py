@@ -10,12 +10,14 @@ from autocompress.hardware.device import reject
 from autocompress.hardware.measure import measure_table
 from autocompress.hardware.runtimes.single_op import layer_signature
 from autocompress.model.channels import group_rows
-from autocompress.model.grouping import find_groups
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import build_space
 from autocompress.study.config import Study
 from autocompress.study.footprint import Footprints
 from autocompress.study.subject import Model, trace_model
+
+# Why a group that torch could make narrower is left whole.
+LEFT = "its layers are not all treated, read and make it at once, or the exported graph fixes it"
 
 
 def layer_shares(study: Study, model: Model | None = None) -> list[dict[str, Any]]:
@@ -83,12 +85,9 @@ def dense_footprint(study: Study, model: Model) -> dict[str, Any]:
 
 def channel_groups(study: Study, model: Model) -> list[dict[str, Any]]:
     """One row a channel group: who makes and reads it, its widths, or why it keeps its width."""
-    found = find_groups(model.dense, model.layers, model.example_inputs)
     free = {group.name for group in model.groups}
     groups = [
-        group
-        if group.frozen or group.name in free
-        else replace(group, frozen="its layers are not all treated, or read and make it at once")
-        for group in found
+        group if group.frozen or group.name in free else replace(group, frozen=LEFT)
+        for group in model.channel_groups
     ]
     return group_rows(groups, study.device.channel_step)

@@ -19,6 +19,7 @@ from autocompress.study.evaluator import Evaluator
 from autocompress.study.events import Listener
 from autocompress.study.footprint import Footprints
 from autocompress.study.gains import without_losers
+from autocompress.study.narrowing import NAME as CHANNELS
 from autocompress.study.pricing import Prices, price
 from autocompress.study.profiling import profile_device
 from autocompress.study.subject import Model
@@ -78,7 +79,8 @@ def prepare(
         study: What is asked.
         model: The user's model and data.
         space: All options.
-        folder: The run directory; holds `bank/`, `device.json`, `prices.json` and `trace.onnx`.
+        folder: The run directory; holds `bank/`, `device.json`, `channels.json`, `prices.json`
+            and `trace.onnx`.
         listener: Hears of the stages.
 
     Raises:
@@ -98,7 +100,7 @@ def prepare(
     space = offered
 
     listener.stage("bank", "compressing every layer under every option")
-    bank = Bank(folder / "bank", model.key, model.channels(space.widths))
+    bank = Bank(folder / "bank", model.key, model.channels(space.widths, folder / CHANNELS))
     _fill(bank, model, space, listener)
     stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)
 

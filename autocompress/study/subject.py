@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from autocompress.compression.bank import fingerprint, recipe
-from autocompress.compression.channels import Channels, order_pieces, usable
+from autocompress.compression.channels import Channels, usable
 from autocompress.compression.moments import Statistics, collect
 from autocompress.compression.treated import Treated
 from autocompress.errors import ConfigError, DataError, TaskError
@@ -31,6 +31,7 @@ from autocompress.search_space.widths import SharedWidth, share_widths
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
 from autocompress.study.knobs import Knobs, protected, sparing
+from autocompress.study.narrowing import held_by_graph, ordered_channels
 from autocompress.study.traced import NAME as TRACE
 from autocompress.study.traced import is_faithful, read_trace, trace_key
 
@@ -138,15 +139,24 @@ class Model:
         }
 
     @cached_property
-    def groups(self) -> tuple[ChannelGroup, ...]:
-        """The channel groups that may be made narrower, verified on the example inputs.
+    def channel_groups(self) -> tuple[ChannelGroup, ...]:
+        """Every channel group, verified on the example inputs; some are frozen.
 
         Raises:
             TaskError: If the model fails on NaN.
         """
+        return find_groups(self.dense, self.layers, self.example_inputs)
+
+    @cached_property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """Those that a search may make narrower, in torch and in the exported graph.
+
+        Raises:
+            TaskError: If the model fails on NaN, or cannot be exported.
+        """
         treated = {layer.name: layer for layer in self.layers if layer.is_treated}
-        found = find_groups(self.dense, self.layers, self.example_inputs)
-        return tuple(usable(found, treated))
+        chosen = usable(self.channel_groups, treated)
+        return tuple(held_by_graph(self.graph, self.dense, chosen, self.example_inputs))
 
     def widths(self, study: Study) -> tuple[SharedWidth, ...]:
         """What layers have in common, for the shares of channels that the search space names."""
@@ -157,13 +167,18 @@ class Model:
         layers = {layer.name: layer for layer in self.layers}
         return share_widths(self.groups, layers, shares, study.device.channel_step)
 
-    def channels(self, widths: Sequence[SharedWidth]) -> Channels:
-        """Which channels stay in the groups that are made narrower."""
-        if not widths:
-            return Channels()
+    def channels(self, widths: Sequence[SharedWidth], path: Path) -> Channels:
+        """Which channels stay in the groups that are made narrower.
+
+        Args:
+            widths: What is made narrower.
+            path: Where a run keeps the order in which channels go.
+        """
         names = {width.name for width in widths}
-        groups = tuple(group for group in self.groups if group.name in names)
-        return Channels(groups, order_pieces(self.dense, groups, self.statistics.__getitem__))
+        groups = tuple(group for group in self.groups if group.name in names) if names else ()
+        return ordered_channels(
+            self.dense, groups, lambda name: self.statistics[name], self.key, path
+        )
 
     def layer(self, name: str) -> Layer:
         """The layer of that name."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any
 import onnx
 from torch import nn
 
+from autocompress.compression.stitch import stitched
+from autocompress.compression.treated import Treated
 from autocompress.deploy.onnx_file import OnnxModule, write_onnx
 from autocompress.hardware.runtimes import onnx_float
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
@@ -84,10 +86,22 @@ def read_trace(
         return None
 
 
-def is_faithful(graph: FloatGraph, model: nn.Module, example_inputs: Inputs) -> bool:
-    """Whether the graph with its dense layers gives the model's outputs on the example inputs."""
-    found = OnnxModule(assemble(graph, {}))(*example_inputs)
-    wanted = run(model, example_inputs)
+def is_faithful(
+    graph: FloatGraph,
+    model: nn.Module,
+    example_inputs: Inputs,
+    treated: Mapping[str, Treated] | None = None,
+) -> bool:
+    """Whether the graph gives the model's outputs on the example inputs.
+
+    Args:
+        graph: The exported model.
+        model: The dense model.
+        example_inputs: Positional inputs of one forward pass.
+        treated: What takes the place of dense layers, in both.
+    """
+    found = OnnxModule(assemble(graph, treated or {}))(*example_inputs)
+    wanted = run(stitched(model, treated) if treated else model, example_inputs)
     room = CLOSE * float(wanted.abs().max())
     return found.shape == wanted.shape and float((found - wanted).abs().max()) <= room
 

@@ -304,7 +304,7 @@ def test_groups_and_widths_of_the_model(wide: Path) -> None:
     model, space = look(study, Silent())
     assert [width.name for width in space.widths] == ["conv1", "conv2", "fc1"]
     assert all(width.levels == 2 for width in space.widths)
-    channels = model.channels(space.widths)
+    channels = model.channels(space.widths, tmp_path / "channels.json")
     assert [group.name for group in channels.groups] == ["conv1", "conv2", "fc1"]
-    assert channels == model.channels(space.widths)
-    assert not model.channels(()).groups
+    assert channels == model.channels(space.widths, tmp_path / "channels.json")
+    assert not model.channels((), tmp_path / "none.json").groups
