@@ -299,7 +299,7 @@ def test_layers_are_listed_with_their_options(wide: Path, cli: Cli) -> None:
     assert "channels 100 %, 50 %" in out
 
 
-def test_groups_and_widths_of_the_model(wide: Path) -> None:
+def test_groups_and_widths_of_the_model(wide: Path, tmp_path: Path) -> None:
     study = load_study(wide)
     model, space = look(study, Silent())
     assert [width.name for width in space.widths] == ["conv1", "conv2", "fc1"]
