@@ -25,12 +25,13 @@ from autocompress.study.confirm import rank
 from autocompress.study.events import Listener, Log
 from autocompress.study.export import form_of, study_folder
 from autocompress.study.finalist import Verdict
+from autocompress.study.lock import lock
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.result import anchor, budget_rows, costs, estimates, original_rooms
 from autocompress.study.searching import search_all
 from autocompress.study.ship import write_model, write_plan
 from autocompress.study.status import JOURNAL, read_run, refuse_other
-from autocompress.study.storage import Record, StudyStorage, lock
+from autocompress.study.storage import Record, StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
 
 SCHEMA = 1

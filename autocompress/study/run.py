@@ -12,11 +12,12 @@ from autocompress.study.config import Study
 from autocompress.study.confirm import confirm, test
 from autocompress.study.events import Listener, Log
 from autocompress.study.front import front_of
+from autocompress.study.lock import lock
 from autocompress.study.prepare import prepare
 from autocompress.study.searching import search_all
 from autocompress.study.ship import Outcome, ship
 from autocompress.study.status import JOURNAL, begin, finish
-from autocompress.study.storage import StudyStorage, lock
+from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from autocompress.errors import StorageError
 from autocompress.files import read_json, write_json
 from autocompress.study.config import Study
-from autocompress.study.storage import Record, is_locked, load_records, refuse_changes
+from autocompress.study.lock import is_locked
+from autocompress.study.storage import Record, load_records, refuse_changes
 
 RUN_FILE = "run.json"
 JOURNAL = "study.journal"

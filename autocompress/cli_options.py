@@ -1,0 +1,20 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StudyFolder = Annotated[Path, typer.Argument(help="Study folder: study.toml and task.py.")]
+RunFolder = Annotated[Path, typer.Argument(help="Run directory, such as runs/lenet5_mnist.")]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="NAME=VALUE",
+        help="size=10%, latency=2ms, quality=-0.5pt, quality>=98.5; ~ for = makes it a soft limit;"
+        " may be repeated.",
+    ),
+]
