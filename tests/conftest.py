@@ -140,7 +140,18 @@ def _one_thread_and_own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train() -> Callable[[Path], None]:
+    """Trains the net of a study folder and leaves its weights there."""
+
+    def run(folder: Path) -> None:
+        subprocess.run([sys.executable, "-c", TRAIN, str(folder)], check=True)
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, train: Callable[[Path], None]) -> Path:
     """The study folder that `make_study` copies; trained once a session."""
     folder = tmp_path_factory.mktemp("trained") / "tiny"
     folder.mkdir()
@@ -148,8 +159,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "study.toml").write_text(toml(STUDY, BUDGET))
     (folder / "space.toml").write_text(SPACE)
     (folder / "objective.toml").write_text(OBJECTIVE)
-    subprocess.run([sys.executable, "-c", TRAIN, str(folder)], check=True)
-    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    train(folder)
     return folder
 
 

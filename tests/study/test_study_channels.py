@@ -37,33 +37,12 @@ bits = [8]
 channels = [1.0, 0.5]
 """
 SAME_WIDTH = (("conv1", "conv2"), ("conv2", "fc1"), ("fc1", "fc2"))
-TRAIN = """
-import sys
-from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
-
-folder = Path(sys.argv[1])
-sys.path.insert(0, str(folder))
-import task
-
-torch.manual_seed(0)
-torch.set_num_threads(1)
-net = task.Net()
-x, y = task.images(4, 1500)
-optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
-for _ in range(10):
-    for rows in torch.randperm(len(x)).split(100):
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
-        optimiser.step()
-save_file(net.state_dict(), folder / "net.safetensors")
-"""
 
 
 @pytest.fixture(scope="module")
-def wide(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory, train: Callable[[Path], None]
+) -> Path:
     """The tiny study with sixteen channels in each convolution, and no norm that fixes them."""
     folder = tmp_path_factory.mktemp("wide") / "tiny"
     shutil.copytree(trained, folder)
@@ -76,8 +55,7 @@ def wide(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = (folder / "study.toml").read_text()
     study = study.replace('size = "25%"', 'size = "20%"').replace('"-5pt"', '"-40pt"')
     (folder / "study.toml").write_text(study)
-    subprocess.run([sys.executable, "-c", TRAIN, str(folder)], check=True)
-    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    train(folder)
     return folder
 
 
