@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,17 @@ def members(group: ChannelGroup) -> tuple[dict[str, int], dict[str, int], set[st
 
 
 # Name of the group: pieces, producers, consumers, passing, words of the reason.
+def encoder(mixed: str, qkv: str = "") -> dict[str, Any]:
+    """Groups of an encoder block: why its stream stays whole, and why its heads, if they do."""
+    stream = {"embed": 24, "out": 24, "fc2": 24}, {"qkv": 24, "fc1": 24, "head": 24}
+    return {
+        "embed": (1, *stream, set(), mixed),
+        "qkv": (3, {"qkv": 24}, {"out": 8}, set(), qkv),
+        "fc1": (48, {"fc1": 1}, {"fc2": 1}, set(), ""),
+        "head": (5, {"head": 1}, {}, set(), "reaches the model's output"),
+    }
+
+
 EXPECTED: dict[str, dict[str, tuple[int, dict[str, int], dict[str, int], set[str], str]]] = {
     "residual": {
         "stem.0": (
@@ -106,42 +118,12 @@ EXPECTED: dict[str, dict[str, tuple[int, dict[str, int], dict[str, int], set[str
         "conv2": (4, {"conv2": 1}, {"fc": 1}, {"norm3"}, ""),
         "fc": (5, {"fc": 1}, {}, set(), "reaches the model's output"),
     },
-    "encoder": {
-        "embed": (
-            1,
-            {"embed": 24, "out": 24, "fc2": 24},
-            {"qkv": 24, "fc1": 24, "head": 24},
-            set(),
-            "its 24 channels are mixed",
-        ),
-        "qkv": (3, {"qkv": 24}, {"out": 8}, set(), ""),
-        "fc1": (48, {"fc1": 1}, {"fc2": 1}, set(), ""),
-        "head": (5, {"head": 1}, {}, set(), "reaches the model's output"),
-    },
-    "hard encoder": {
-        "embed": (
-            1,
-            {"embed": 24, "out": 24, "fc2": 24},
-            {"qkv": 24, "fc1": 24, "head": 24},
-            set(),
-            "also read parameters of the model itself, parameters of LayerNorm 'norm1'",
-        ),
-        "qkv": (3, {"qkv": 24}, {"out": 8}, set(), "a narrower model fails: shape"),
-        "fc1": (48, {"fc1": 1}, {"fc2": 1}, set(), ""),
-        "head": (5, {"head": 1}, {}, set(), "reaches the model's output"),
-    },
-    "counted encoder": {
-        "embed": (
-            1,
-            {"embed": 24, "out": 24, "fc2": 24},
-            {"qkv": 24, "fc1": 24, "head": 24},
-            set(),
-            "LayerNorm 'norm2' and 1 more",
-        ),
-        "qkv": (3, {"qkv": 24}, {"out": 8}, set(), ""),
-        "fc1": (48, {"fc1": 1}, {"fc2": 1}, set(), ""),
-        "head": (5, {"head": 1}, {}, set(), "reaches the model's output"),
-    },
+    "encoder": encoder("its 24 channels are mixed"),
+    "hard encoder": encoder(
+        "also read parameters of the model itself, parameters of LayerNorm 'norm1'",
+        "a narrower model fails: shape",
+    ),
+    "counted encoder": encoder("LayerNorm 'norm2' and 1 more"),
     "grouped": {
         "a.0": (6, {"a.0": 4}, {"b.0": 4}, {"a.1", "grouped.0", "grouped.1"}, ""),
         "b.0": (4, {"b.0": 2}, {"c": 2}, {"b.1", "norm"}, ""),
