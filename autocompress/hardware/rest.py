@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import onnx
 from torch import Tensor
 
+from autocompress.hardware.candidates import stand_ins
 from autocompress.hardware.clock import feeds
 from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.onnx_session import open_session
 from autocompress.hardware.work import Work
+from autocompress.search_space.option import Option
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Operators that give another view of the same values: no bytes move.
@@ -20,15 +22,18 @@ VIEWS = ("Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout")
 
 
 def tensor_shapes(
-    graph: FloatGraph, example_inputs: tuple[Tensor, ...]
+    graph: FloatGraph,
+    example_inputs: tuple[Tensor, ...],
+    narrow: Mapping[str, Option] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of all float tensors between the nodes of the graph, seen in one run.
 
     Args:
         graph: The exported model.
         example_inputs: Inputs of the forward pass.
+        narrow: Layers that have fewer channels, to float options that say so.
     """
-    proto = assemble(graph, {})
+    proto = assemble(graph, stand_ins(graph, narrow or {}))
     values = feeds(graph, example_inputs)
     names = list(dict.fromkeys(name for node in graph.proto.graph.node for name in node.output))
     known = {value.name for value in proto.graph.output}

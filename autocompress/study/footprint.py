@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 from autocompress.hardware.device import Device
 from autocompress.hardware.memory import peak_bytes
-from autocompress.hardware.rest import rest_work, tensor_shapes
+from autocompress.hardware.rest import Shapes, rest_work, tensor_shapes
 from autocompress.hardware.work import layer_work
 from autocompress.search_space.option import Option
 from autocompress.study.subject import Model
@@ -67,21 +66,32 @@ class Footprints:
     def __init__(self, model: Model, device: Device) -> None:
         self._model = model
         self._device = device
+        self._seen: dict[tuple[tuple[str, str], ...], Shapes] = {}
 
-    @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return tensor_shapes(self._model.graph, self._model.example_inputs)
+    def _shapes(self, choices: Choices) -> Shapes:
+        """Of the tensors between layers, seen once for each choice of widths."""
+        narrow = {
+            name: Option(inputs=option.inputs, outputs=option.outputs)
+            for name, option in choices.items()
+            if option.is_narrow
+        }
+        key = tuple(sorted((name, option.id) for name, option in narrow.items()))
+        if key not in self._seen:
+            model = self._model
+            self._seen[key] = tensor_shapes(model.graph, model.example_inputs, narrow)
+        return self._seen[key]
 
     def of(self, choices: Choices) -> Footprint:
         """A candidate's; layers that are not named are dense float32."""
         graph, energy = self._model.graph, self._device.energy
+        shapes = self._shapes(choices)
         spent = None
         if energy is not None:
-            work = rest_work(graph, self._shapes)
+            work = rest_work(graph, shapes)
             for layer in graph.layers:
                 work += layer_work(layer, choices.get(layer.name, Option()))
             spent = energy.millijoules(work)
-        return Footprint(spent, peak_bytes(graph, self._shapes, choices))
+        return Footprint(spent, peak_bytes(graph, shapes, choices))
 
     def rooms(self, footprint: Footprint, size_bytes: float) -> tuple[Room, ...]:
         """The memories that the device gives, with what a model takes of each."""

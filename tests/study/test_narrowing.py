@@ -16,6 +16,8 @@ from autocompress.compression.compress import compress_layer
 from autocompress.compression.moments import Statistics, collect
 from autocompress.compression.narrow import embed, narrow_dense, narrow_layer
 from autocompress.compression.treated import Treated, build_module
+from autocompress.hardware.memory import peak_bytes
+from autocompress.hardware.rest import tensor_shapes
 from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.onnx_session import open_session
@@ -180,3 +182,23 @@ def test_channels_bits_and_rank_together_in_one_file() -> None:
     found = run(assemble(graph, treated), x)
     assert (found.argmax(1) == wanted.argmax(1)).mean() >= 0.95
     assert np.abs(found - wanted).max() <= 0.05 * np.abs(wanted).max()
+
+
+def test_shapes_and_peak_memory_follow_the_widths() -> None:
+    torch.manual_seed(0)
+    model, x = Between().eval(), torch.randn(1, 3, 8, 8)
+    layers = trace(model, (x,))
+    graph = export_float(model, layers, (x,))
+    half = {
+        "a": Option(outputs=0.5),
+        "depthwise": Option(outputs=0.5),
+        "b": Option(inputs=0.5),
+    }
+    whole, narrow = tensor_shapes(graph, (x,)), tensor_shapes(graph, (x,), half)
+    wide = {name for name, shape in whole.items() if shape == (1, 16, 8, 8)}
+    assert wide
+    for name, shape in whole.items():
+        assert narrow[name] == ((1, 8, 8, 8) if name in wide else shape)
+    # The depthwise convolution reads and writes sixteen channels of float32, or eight.
+    assert peak_bytes(graph, whole, {}) == 2 * 4 * 16 * 64
+    assert peak_bytes(graph, narrow, half) == 2 * 4 * 8 * 64
