@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 INTEGER = ("i8", "u8")
 # Products of few rows may be one generated kernel together with what is around them: a subgraph.
+# Its own type is that of its first input, float32 where it rounds by itself: the type of its
+# arithmetic is the one in which its weights enter.
 _ARITHMETIC = ("Convolution", "FullyConnected", "MatMul", "Subgraph")
 
 
@@ -68,17 +70,32 @@ def _operator_of(
     for facts in operators:
         names = facts["names"]
         if any(name == step.name or name.startswith(f"{step.name}/") for name in names):
-            return facts
+            precision = facts["constants"].get(_weight_of(step), facts["runtimePrecision"])
+            return {**facts, "runtimePrecision": precision}
     outputs = outputs_after(step.output[0], proto)
     products = (facts for facts in operators if facts["layerType"] != "Subgraph")
     return next((facts for facts in products if outputs & set(facts["names"])), None)
 
 
+def _weight_of(step: onnx.NodeProto) -> str:
+    """Name of the constant that holds the weights of a step, as `assemble` gives it."""
+    layer, _, number = step.name.rpartition("/step")
+    return f"{layer}/weight{number}"
+
+
 def _facts(node: Any) -> dict[str, Any]:
+    facts = {**dict.fromkeys(_KEYS, ""), **_info(node)}
+    names = facts.pop("originalLayersNames").split(",")
+    constants = {}
+    if facts["layerType"] == "Subgraph":
+        sources = [port.get_source_output().get_node() for port in node.inputs()]
+        constants = {n.get_friendly_name(): _info(n)["runtimePrecision"] for n in sources}
+    return {**facts, "names": [*names, node.get_friendly_name()], "constants": constants}
+
+
+def _info(node: Any) -> dict[str, str]:
     info = node.get_rt_info()
-    facts = {key: str(info[key].astype(str)) for key in _KEYS if key in info}
-    names = facts.pop("originalLayersNames", "").split(",")
-    return {**dict.fromkeys(_KEYS, ""), **facts, "names": [*names, node.get_friendly_name()]}
+    return {key: str(info[key].astype(str)) for key in _KEYS if key in info}
 
 
 def _kernel(facts: Mapping[str, Any]) -> str:
