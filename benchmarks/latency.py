@@ -30,7 +30,7 @@ from autocompress.hardware.device import get_device, reject
 from autocompress.hardware.fit import Fit
 from autocompress.hardware.profile import fit_latency
 from autocompress.hardware.table import cache_path
-from autocompress.model.fold import fold_batch_norms
+from autocompress.model.canonical import canonical
 from autocompress.model.grouping import find_groups
 from autocompress.model.layer import Layer
 from autocompress.model.task import load_task
@@ -67,10 +67,10 @@ def space_of(model: nn.Module, inputs: tuple[Tensor, ...], layers: Sequence[Laye
 
 
 def measure(model: nn.Module, inputs: tuple[Tensor, ...], candidates: int, seed: int) -> Fit:
-    """The fit of one model under `OPTIONS`, its batch norms folded as a study folds them."""
-    folded = fold_batch_norms(model, inputs)
-    layers = trace(folded, inputs)
-    space = space_of(folded, inputs, layers)
+    """The fit of one model under `OPTIONS`, in the form that a study compresses."""
+    dense = canonical(model, inputs)
+    layers = trace(dense, inputs)
+    space = space_of(dense, inputs, layers)
     generator = np.random.default_rng(seed)
     say = Console(stderr=True).print
     said: set[str] = set()
@@ -81,7 +81,7 @@ def measure(model: nn.Module, inputs: tuple[Tensor, ...], candidates: int, seed:
             say(f"  {stage}")
 
     fit = fit_latency(
-        folded,
+        dense,
         layers,
         inputs,
         space.units,

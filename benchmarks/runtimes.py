@@ -27,8 +27,8 @@ from autocompress.hardware.clock import feeds, time_models
 from autocompress.hardware.device import DEVICES, Device
 from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
+from autocompress.model.canonical import canonical
 from autocompress.model.channels import ChannelGroup
-from autocompress.model.fold import fold_batch_norms
 from autocompress.model.grouping import find_groups
 from autocompress.model.layer import Layer
 from autocompress.model.trace import trace
@@ -67,11 +67,11 @@ def candidates(
 
 def measure(model: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> list[dict[str, Any]]:
     """One row a candidate, in milliseconds and as a share of the dense float model."""
-    folded = fold_batch_norms(model, inputs)
-    every = trace(folded, inputs)
+    dense = canonical(model, inputs)
+    every = trace(dense, inputs)
     layers = {layer.name: layer for layer in every if layer.is_treated}
-    groups = usable(find_groups(folded, every, inputs), layers)
-    graph = export_float(folded, every, inputs)
+    groups = usable(find_groups(dense, every, inputs), layers)
+    graph = export_float(dense, every, inputs)
     made = candidates(layers, groups, device.channel_step)
     protos = {
         " ".join(key): assemble(graph, stand_ins(graph, candidate), threads=device.threads)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from autocompress.compression.carry import carry
 from autocompress.compression.moments import DAMPING, damped, unfold
 from autocompress.compression.narrow import weight_columns
+from autocompress.compression.rounded import swap_sums
 from autocompress.compression.treated import Treated, build_module
 from autocompress.model.layer import Layer
 from autocompress.model.shrink import Kept, slice_module
@@ -88,6 +89,7 @@ def resolve(
                 dense, layer, chosen[layer.name], entries[layer.name], arriving, batch, damping
             )
             swap(compressed, layer.name, fitters[layer.name])
+    swap_sums(compressed, {name: entries[name] for name in chosen}.get)
     with torch.no_grad():
         compressed(*inputs)
     return {name: fitter.treated for name, fitter in fitters.items()}

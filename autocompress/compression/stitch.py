@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from autocompress.compression.treated import Treated, build_module
+from autocompress.compression.rounded import RoundedSum, rounded_sums, swap_sums
+from autocompress.compression.treated import Grid, Treated, build_module
+from autocompress.model.sums import sums_of
 from autocompress.model.swap import swap
 from autocompress.search_space.option import Option
 
@@ -28,6 +30,9 @@ class Stitcher:
         self._working = copy.deepcopy(model)
         self._lookup = lookup
         self._current: dict[str, Option] = {}
+        self._sums = sums_of(model)
+        self._rounded: Mapping[str, nn.Module] = {}
+        self._built_sums: dict[tuple[str, Grid], RoundedSum] = {}
         self._built: OrderedDict[tuple[str, Option], nn.Module] = OrderedDict()
         self._cached = 0
 
@@ -38,7 +43,23 @@ class Stitcher:
             if self._current.get(name, Option()) != option:
                 swap(self._working, name, self.module(name, option))
                 self._current[name] = option
+        rounded = self.sums(self._current)
+        for name in {*self._rounded, *rounded}:
+            swap(self._working, name, rounded.get(name, self._sums[name]))
+        self._rounded = rounded
         return self._working
+
+    def sums(self, choices: Mapping[str, Option]) -> dict[str, nn.Module]:
+        """The sums that are rounded under a candidate, by name; equal ones are one object."""
+
+        def treated(name: str) -> Treated | None:
+            option = choices.get(name, Option()).computed
+            return None if option.activations == "float32" else self._lookup(name, option)
+
+        return {
+            name: self._built_sums.setdefault((name, grid), RoundedSum(self._sums[name], grid))
+            for name, grid in rounded_sums(self._sums, treated).items()
+        }
 
     def module(self, name: str, option: Option) -> nn.Module:
         """The module of one layer under an option; the dense one for the identity."""
@@ -62,6 +83,7 @@ def stitched(model: nn.Module, treated: Mapping[str, Treated]) -> nn.Module:
     result = copy.deepcopy(model)
     for name, layer in treated.items():
         swap(result, name, build_module(model.get_submodule(name), layer))
+    swap_sums(result, treated.get)
     return result
 
 

@@ -18,13 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.bits import Reader
+from autocompress.compression.rounded import swap_sums
 from autocompress.compression.treated import Treated, build_module
 from autocompress.deploy.records import pack_base, pack_layer, read_base, read_layer
 from autocompress.errors import ArchiveError, StorageError
 from autocompress.files import write_bytes
 from autocompress.model.layer import matrix_shape
+from autocompress.model.sums import expose_sums, sums_of
 from autocompress.model.swap import swap
 
+SUMS = "sums"  # key of the metadata: how many additions are rounded where layers are int8
 _MAGIC, _VERSION = b"ACZ", 1
 
 
@@ -173,6 +176,7 @@ def _parse(data: bytes) -> Archive:
 
 def _restore(archive: Archive, model: nn.Module) -> nn.Module:
     _fold_as(archive, model)
+    model = _expose_as(archive, model)
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, treated in archive.treated.items():
         if name not in modules:
@@ -184,6 +188,8 @@ def _restore(archive: Archive, model: nn.Module) -> nn.Module:
         if not name:
             return build_module(model, treated)
         model.set_submodule(name, build_module(modules[name], treated))
+    if SUMS in archive.metadata:
+        swap_sums(model, archive.treated.get)
     return model
 
 
@@ -201,6 +207,19 @@ def _fold_as(archive: Archive, model: nn.Module) -> None:
             bias = archive.rest.get(f"{name}.bias")
             if bias is not None and bias.shape == (module.out_channels,):
                 module.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
+
+
+def _expose_as(archive: Archive, model: nn.Module) -> nn.Module:
+    """Makes additions modules where the archive's were."""
+    if SUMS not in archive.metadata:
+        return model
+    model = model if sums_of(model) else expose_sums(model)
+    here, there = len(sums_of(model)), archive.metadata[SUMS]
+    if str(here) != there:
+        raise ArchiveError(
+            f"{there!r} additions between layers in the archive, {here} in this model"
+        )
+    return model
 
 
 def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:

@@ -10,7 +10,7 @@ from autocompress.compression.treated import Treated
 from autocompress.hardware.cost_model import Candidate
 from autocompress.hardware.device import kernel_class
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
-from autocompress.hardware.runtimes.stand_in import GRID, output_grid, stand_in
+from autocompress.hardware.runtimes.stand_in import GRID, RECTIFIED, output_grid, stand_in
 from autocompress.model.layer import Layer, matrix_shape
 from autocompress.search_space.option import Option
 from autocompress.search_space.widths import SharedWidth, at_levels
@@ -23,6 +23,7 @@ def draw_candidates(
     count: int,
     generator: np.random.Generator,
     widths: Sequence[SharedWidth] = (),
+    together: Sequence[Sequence[str]] = (),
 ) -> list[dict[str, Option]]:
     """Distinct candidates of kernel classes: all dense, all int8, then random mixtures.
 
@@ -30,6 +31,14 @@ def draw_candidates(
     Layers that share a width have it in common: each width that all may have comes once in float
     and once in int8, and half of the mixtures are narrow.  Fewer than `count` come back when there
     are no more.
+
+    Args:
+        classes: Layer name to its kernel classes.
+        count: Most candidates.
+        generator: Draws them.
+        widths: What layers have in common.
+        together: Layers around a residual addition: chance alone would rarely make all of them
+            int8, as such a set may be in half of the mixtures.
     """
     full = at_levels(classes, widths, {width.name: 0 for width in widths})
     drawn: list[dict[str, Option]] = []
@@ -47,9 +56,12 @@ def draw_candidates(
         if widths and len(drawn) % 2:
             levels = {width.name: int(generator.integers(width.levels)) for width in widths}
             chosen = at_levels(classes, widths, levels)
+        grouped = bool(together) and len(drawn) % 4 > 1
+        joined = [group for group in together if grouped and generator.random() < share]
         candidate = {}
         for name, menu in chosen.items():
-            wanted = "int8" if generator.random() < share else "float32"
+            is_int8 = generator.random() < share or any(name in group for group in joined)
+            wanted = "int8" if is_int8 else "float32"
             options = [option for option in menu if option.activations == wanted] or list(menu)
             candidate[name] = options[int(generator.integers(len(options)))]
         if candidate not in drawn:
@@ -65,12 +77,17 @@ def _plain(menu: Sequence[Option], activations: str) -> Option:
 def stand_ins(graph: FloatGraph, candidate: Candidate) -> dict[str, Treated]:
     """Made-up treatments with the kernels of a candidate; grids of neighbours agree."""
     grids = {layer.name: output_grid(layer) for layer in graph.layers}
+    read = {
+        reader: RECTIFIED if found.around.is_rectified else GRID
+        for found in graph.sums.values()
+        for reader in found.around.readers
+    }
     return {
         layer.name: stand_in(
             layer,
             graph.modules[layer.name],
             kernel_class(candidate[layer.name]),
-            grids.get(layer.source, GRID),
+            read.get(layer.name) or grids.get(layer.source, GRID),
         )
         for layer in graph.layers
         if not kernel_class(candidate.get(layer.name, Option())).is_identity

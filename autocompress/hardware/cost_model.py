@@ -3,12 +3,13 @@
 Operations timed alone do not add up to a model: caches, layouts and overheads differ.  So their
 sums are scaled to whole-model runs by five non-negative coefficients (float time, int8 time,
 boundary time, number of boundaries, constant); then each price moves towards what the runs say.
+A residual addition between int8 layers alone is done on integers, and saves boundaries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,24 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class IntegerSum:
+    """A residual addition that is done on integers where all layers around it are int8.
+
+    Args:
+        layers: These layers.
+        saved_ms: What that saves of the changes of precision that the edges charge.
+        boundaries: How many of these it saves.
+    """
+
+    layers: tuple[str, ...]
+    saved_ms: float
+    boundaries: int
+
+    def is_integer(self, candidate: Candidate) -> bool:
+        return all(candidate.get(name, Option()).activations == "int8" for name in self.layers)
+
+
+@dataclass(frozen=True)
 class LatencyPrices:
     """What a search needs to know of latency: numbers only.
 
@@ -54,11 +73,13 @@ class LatencyPrices:
         constant_ms: What every candidate costs.
         unit_ms: Layer name to option id to milliseconds.
         edges: Prices of the changes of precision.
+        sums: What residual additions save.
     """
 
     constant_ms: float
     unit_ms: Mapping[str, Mapping[str, float]]
     edges: tuple[Edge, ...]
+    sums: tuple[IntegerSum, ...] = ()
 
     def unit(self, layer: str, option: Option) -> float:
         """Price of an option, or of another one that runs the same kernels.
@@ -90,7 +111,8 @@ class LatencyPrices:
             for edge in self.edges
             if (change := direction(edge, candidate))
         ]
-        return self.constant_ms + sum(units) + sum(changes)
+        saved = [found.saved_ms for found in self.sums if found.is_integer(candidate)]
+        return self.constant_ms + sum(units) + sum(changes) - sum(saved)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; floats come back bit for bit."""
@@ -98,6 +120,7 @@ class LatencyPrices:
             "constant_ms": self.constant_ms,
             "unit_ms": {layer: dict(prices) for layer, prices in self.unit_ms.items()},
             "edges": [asdict(edge) for edge in self.edges],
+            "sums": [asdict(found) for found in self.sums],
         }
 
     @staticmethod
@@ -113,7 +136,12 @@ class LatencyPrices:
                 for layer, prices in content["unit_ms"].items()
             }
             edges = tuple(Edge(**fields) for fields in content["edges"])
-            return LatencyPrices(float(content["constant_ms"]), units, edges)
+            # Profiles from before there were integer sums have none.
+            sums = tuple(
+                IntegerSum(tuple(fields["layers"]), fields["saved_ms"], fields["boundaries"])
+                for fields in content.get("sums", ())
+            )
+            return LatencyPrices(float(content["constant_ms"]), units, edges, sums)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StorageError(f"not a record of latency prices: {error!r}") from error
 
@@ -140,6 +168,10 @@ def features(isolated: LatencyPrices, candidate: Candidate) -> NDArray[np.float6
         if change:
             row[2] += edge.up_ms if change == "up" else edge.down_ms
             row[3] += 1
+    for found in isolated.sums:
+        if found.is_integer(candidate):
+            row[2] -= found.saved_ms
+            row[3] -= found.boundaries
     row[4] = 1
     return row
 
@@ -167,7 +199,11 @@ def scale_prices(isolated: LatencyPrices, coefficients: NDArray[np.float64]) -> 
         Edge(edge.tail, edge.head, boundary * edge.up_ms + count, boundary * edge.down_ms + count)
         for edge in isolated.edges
     )
-    return LatencyPrices(constant, units, edges)
+    sums = tuple(
+        replace(found, saved_ms=boundary * found.saved_ms + count * found.boundaries)
+        for found in isolated.sums
+    )
+    return LatencyPrices(constant, units, edges, sums)
 
 
 def fit_prices(
@@ -220,8 +256,8 @@ def _refine(
     where = {term: index for index, term in enumerate(terms)}
     rows = np.zeros((len(candidates), len(terms)))
     for row, candidate in zip(rows, candidates, strict=True):
-        for term in _terms_of(prior, candidate):
-            row[where[term]] += 1
+        for term, sign in _terms_of(prior, candidate).items():
+            row[where[term]] = sign
     weight = 1 / (NOISE_SHARE * measured_ms)
     system = np.vstack([rows * weight[:, None], np.diag(1 / spread)])
     after, _ = nnls(system, np.concatenate([measured_ms * weight, before / spread]))
@@ -237,17 +273,23 @@ def _terms(prices: LatencyPrices) -> dict[Term, float]:
     for index, edge in enumerate(prices.edges):
         terms["edge", str(index), "up"] = edge.up_ms
         terms["edge", str(index), "down"] = edge.down_ms
+    for index, found in enumerate(prices.sums):
+        terms["sum", str(index)] = found.saved_ms
     return terms
 
 
-def _terms_of(prices: LatencyPrices, candidate: Candidate) -> list[Term]:
-    terms: list[Term] = [("constant",)]
+def _terms_of(prices: LatencyPrices, candidate: Candidate) -> dict[Term, int]:
+    """The prices that a candidate pays, with 1, and what it saves, with -1."""
+    terms: dict[Term, int] = {("constant",): 1}
     for layer in prices.unit_ms:
-        terms.append(("unit", layer, kernel_class(candidate.get(layer, Option())).id))
+        terms["unit", layer, kernel_class(candidate.get(layer, Option())).id] = 1
     for index, edge in enumerate(prices.edges):
         change = direction(edge, candidate)
         if change:
-            terms.append(("edge", str(index), change))
+            terms["edge", str(index), change] = 1
+    for index, found in enumerate(prices.sums):
+        if found.is_integer(candidate):
+            terms["sum", str(index)] = -1
     return terms
 
 
@@ -265,4 +307,8 @@ def _replace(prices: LatencyPrices, terms: Mapping[Term, float]) -> LatencyPrice
         )
         for index, edge in enumerate(prices.edges)
     )
-    return LatencyPrices(terms["constant",], units, edges)
+    sums = tuple(
+        replace(found, saved_ms=terms["sum", str(index)])
+        for index, found in enumerate(prices.sums)
+    )
+    return LatencyPrices(terms["constant",], units, edges, sums)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 
 from autocompress.hardware.candidates import Menus
 from autocompress.hardware.clock import Progress, bound
-from autocompress.hardware.cost_model import Edge, LatencyPrices
+from autocompress.hardware.cost_model import Edge, IntegerSum, LatencyPrices
 from autocompress.hardware.device import Device
 from autocompress.hardware.imported import sheet_table
 from autocompress.hardware.operations import boundaries, operations_of
@@ -84,8 +84,10 @@ def isolated_prices(
         }
         for layer in layers
     }
-    edges = _edges(layers, table) if len(precisions) > 1 else ()
-    return LatencyPrices(0.0, units, edges)
+    if len(precisions) == 1:
+        return LatencyPrices(0.0, units, ())
+    edges = _edges(layers, table)
+    return LatencyPrices(0.0, units, edges, _sums(graph, units, edges))
 
 
 def _edges(layers: Sequence[Layer], table: LatencyTable) -> tuple[Edge, ...]:
@@ -112,3 +114,20 @@ def _edges(layers: Sequence[Layer], table: LatencyTable) -> tuple[Edge, ...]:
         if layer.name not in read
     ]
     return tuple(edges)
+
+
+def _sums(
+    graph: FloatGraph, layers: Collection[str], edges: Sequence[Edge]
+) -> tuple[IntegerSum, ...]:
+    """The additions that integers may do: they spare what their operands pay to leave integers,
+    and what their readers pay to come back to them."""
+    down = {edge.tail: edge.down_ms for edge in edges if edge.head is None}
+    up = {edge.head: edge.up_ms for edge in edges if edge.tail is None}
+    sums = []
+    for found in graph.sums.values():
+        around = found.around
+        if all(name in layers for name in around.layers):
+            spared = [down[name] for name in around.operands if name in down]
+            spared += [up[name] for name in around.readers if name in up]
+            sums.append(IntegerSum(around.layers, sum(spared), len(spared)))
+    return tuple(sums)

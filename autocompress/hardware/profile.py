@@ -144,7 +144,8 @@ def fit_latency(
     values = feeds(graph, example_inputs)
     dense = candidate_program(model, graph, {}, device)
     runs = _run_count(dense, classes, values, held_out, seconds, device)
-    candidates = draw_candidates(classes, runs + held_out, generator, widths)
+    together = [found.layers for found in isolated.sums]
+    candidates = draw_candidates(classes, runs + held_out, generator, widths, together)
     makers = [
         partial(candidate_program, model, graph, candidate, device) for candidate in candidates
     ]
@@ -207,7 +208,7 @@ def _for_menus(prices: LatencyPrices, menus: Menus) -> LatencyPrices:
         }
         for name in prices.unit_ms
     }
-    return LatencyPrices(prices.constant_ms, units, prices.edges)
+    return replace(prices, unit_ms=units)
 
 
 def _run_count(

@@ -12,12 +12,13 @@ import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 
+from autocompress.model.sums import SumTracer, sums_of
 from autocompress.model.swap import swap
 from autocompress.model.task import Inputs
 from autocompress.model.trace import run
@@ -27,6 +28,7 @@ CUTS = 8  # more save little work, and writing what they keep takes time
 
 Choices: TypeAlias = tuple[int, ...]
 Values: TypeAlias = dict[fx.Node, Any]
+Key: TypeAlias = tuple[int, Choices, tuple[nn.Module, ...]]
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,34 @@ class Cut:
         node: Index of its node.
         live: Nodes before, whose values are read at or after the cut; inputs are left out.
         left: Share of the units' multiply-adds that comes after, in [0, 1].
+        sums: Names of the sums that have been added up before.
     """
 
     unit: int
     node: int
     live: tuple[fx.Node, ...]
     left: float
+    sums: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a candidate computes with.
+
+    Args:
+        modules: Gives the module of a unit.
+        choices: What names the candidate: one number a unit, equal for equal modules.
+        sums: Sums that are rounded, by name.  Whether one is depends on layers that run after it.
+    """
+
+    modules: Callable[[int], nn.Module]
+    choices: Choices
+    sums: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def key(self, cut: Cut, part: int) -> Key:
+        """What the values before a cut depend on."""
+        sums = tuple(self.sums[name] for name in cut.sums if name in self.sums)
+        return part, self.choices[: cut.unit], sums
 
 
 class Replay:
@@ -70,10 +94,11 @@ class Replay:
         memory: int = MEMORY,
     ) -> None:
         self._model = model
+        self._sums = sums_of(model)
         self._units = tuple(units)
         self._parts = tuple(parts)
         self._memory = memory
-        self._kept: OrderedDict[tuple[int, Choices], Values] = OrderedDict()
+        self._kept: OrderedDict[Key, Values] = OrderedDict()
         self._bytes = 0
         self._working: nn.Module | None = None
         self._nodes: list[fx.Node] = []
@@ -86,23 +111,20 @@ class Replay:
     def reuses(self) -> bool:
         return not self.reason
 
-    def __call__(
-        self, modules: Callable[[int], nn.Module], choices: Choices, part: int
-    ) -> tuple[Tensor, float]:
+    def __call__(self, candidate: Run, part: int) -> tuple[Tensor, float]:
         """Output of a candidate on one part, and which share of the multiply-adds was spent.
 
         Args:
-            modules: Gives the module of a unit under this candidate.
-            choices: What names the candidate: one number a unit, equal for equal modules.
+            candidate: What it computes with.
             part: Index of the part of the inputs.
 
         Raises:
             TaskError: If the model fails.
         """
         if not self.reuses:
-            return self._whole(modules, part), 1.0
+            return self._whole(candidate, part), 1.0
         with torch.no_grad():
-            return self._resume(modules, choices, part)
+            return self._resume(candidate, part)
 
     def left(self, unit: int) -> float:
         """Least share of the multiply-adds that a run costs whose first change is `unit`."""
@@ -125,7 +147,7 @@ class Replay:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                graph = fx.Tracer().trace(self._model)
+                graph = SumTracer().trace(self._model)
         except Exception as error:  # noqa: BLE001 - runs the user's forward on stand-ins
             return f"cannot be traced: {type(error).__name__}"
         self._nodes = list(graph.nodes)
@@ -147,7 +169,9 @@ class Replay:
         # About equal amounts of work between two cuts.
         band = [int(CUTS * share - 1e-9) for share in left]
         self._cuts = [
-            Cut(unit, places[name], self._live(places[name]), left[unit])
+            Cut(
+                unit, places[name], self._live(places[name]), left[unit], self._added(places[name])
+            )
             for unit, name in enumerate(self._units)
             if unit and band[unit] != band[unit - 1]
         ]
@@ -161,26 +185,28 @@ class Replay:
             if node.op not in ("placeholder", "output") and after & set(node.users)
         )
 
+    def _added(self, place: int) -> tuple[str, ...]:
+        targets = [node.target for node in self._nodes[:place] if node.op == "call_module"]
+        return tuple(str(target) for target in targets if target in self._sums)
+
     def _verify(self) -> str:
         """Starts from every cut of the first part and compares bit by bit."""
         dense = [self._model.get_submodule(name) for name in self._units]
         choices = (-1,) * len(self._units)
         expected = run(self._model, self._parts[0])
         with torch.no_grad():
-            first, _ = self._resume(dense.__getitem__, choices, 0)
+            first, _ = self._resume(Run(dense.__getitem__, choices), 0)
             ok = isinstance(expected, Tensor) and torch.equal(first, expected)
             for cut in reversed(self._cuts):
                 # Another choice: everything from that cut on is computed again.
                 changed = (*choices[: cut.unit], -2, *choices[cut.unit + 1 :])
-                again, _ = self._resume(dense.__getitem__, changed, 0)
+                again, _ = self._resume(Run(dense.__getitem__, changed), 0)
                 ok = ok and torch.equal(again, expected)
         self.forget()
         return "" if ok else "does not give the same output when it starts in the middle"
 
-    def _resume(
-        self, modules: Callable[[int], nn.Module], choices: Choices, part: int
-    ) -> tuple[Tensor, float]:
-        values, start, left = self._start(choices, part)
+    def _resume(self, candidate: Run, part: int) -> tuple[Tensor, float]:
+        values, start, left = self._start(candidate, part)
         cuts = {cut.node: cut for cut in self._cuts}
         inputs = iter(self._parts[part])
         for index, node in enumerate(self._nodes):
@@ -192,44 +218,48 @@ class Replay:
             if node.op == "output":
                 return fx.node.map_arg(node.args[0], values.__getitem__), left  # type: ignore[return-value]
             if index in cuts and index > start:
-                self._keep(cuts[index], choices, part, values)
-            values[node] = self._execute(node, values, modules)
+                self._keep(cuts[index], candidate.key(cuts[index], part), values)
+            values[node] = self._execute(node, values, candidate)
         raise AssertionError("a traced graph ends with its output")
 
-    def _start(self, choices: Choices, part: int) -> tuple[Values, int, float]:
+    def _start(self, candidate: Run, part: int) -> tuple[Values, int, float]:
         for cut in reversed(self._cuts):
-            key = (part, choices[: cut.unit])
+            key = candidate.key(cut, part)
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return dict(self._kept[key]), cut.node, cut.left
         return {}, 0, 1.0
 
-    def _keep(self, cut: Cut, choices: Choices, part: int, values: Values) -> None:
+    def _keep(self, cut: Cut, key: Key, values: Values) -> None:
         kept = {node: values[node] for node in cut.live}
-        self._kept[part, choices[: cut.unit]] = kept
+        self._kept[key] = kept
         self._bytes += _size(kept)
         while self._bytes > self._memory:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
 
-    def _execute(self, node: fx.Node, values: Values, modules: Callable[[int], nn.Module]) -> Any:
+    def _execute(self, node: fx.Node, values: Values, candidate: Run) -> Any:
         args = fx.node.map_arg(node.args, values.__getitem__)
         kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
         if node.op == "call_module":
             name = str(node.target)
-            known = name in self._units
-            module = modules(self._units.index(name)) if known else self._model.get_submodule(name)
-            return module(*args, **kwargs)
+            if name in self._units:
+                return candidate.modules(self._units.index(name))(*args, **kwargs)
+            if name in candidate.sums:
+                return candidate.sums[name](*args, **kwargs)
+            return self._model.get_submodule(name)(*args, **kwargs)
         if node.op == "call_function":
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return _attribute(self._model, str(node.target))
 
-    def _whole(self, modules: Callable[[int], nn.Module], part: int) -> Tensor:
+    def _whole(self, candidate: Run, part: int) -> Tensor:
         if self._working is None:
             self._working = copy.deepcopy(self._model)
         for index, name in enumerate(self._units):
-            swap(self._working, name, modules(index))
+            swap(self._working, name, candidate.modules(index))
+        for name, plain in self._sums.items():
+            swap(self._working, name, candidate.sums.get(name, plain))
         output: Tensor = run(self._working, self._parts[part])
         return output
 

@@ -1,4 +1,5 @@
-"""Exact allocation under several limits and conversion edges as an integer programme (HiGHS)."""
+"""Exact allocation under several limits, with conversion edges and joint costs, as an integer
+programme (HiGHS)."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ _FEASIBILITY = 1e-6  # HiGHS keeps a row only up to this much of its right-hand 
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """Columns: one binary per unit and option, then one share per direction of an edge.
+    """Columns: one binary per unit and option, then one share per direction of an edge and one per
+    set of units that have a joint cost.
 
     Rows of `choice` sum to `choice_sums`: one option a unit, and in a tie as many of a level in
     one unit as in the next.
@@ -169,7 +171,11 @@ def _build(problem: Problem, loss: Tables) -> _Model:
         for edge in problem.edges(name):
             for ends, _ in _directions(edge):
                 directions.setdefault(ends, binaries + len(directions))
-    columns = binaries + len(directions)
+    joints: dict[tuple[int, ...], int] = {}
+    for name in problem.resources:
+        for joint in problem.joints(name):
+            joints.setdefault(joint.units, binaries + len(directions) + len(joints))
+    columns = binaries + len(directions) + len(joints)
     allowed = np.concatenate([np.isfinite(values) for values in loss])
     rows = {LOSS: np.zeros(columns)}
     rows[LOSS][:binaries] = np.where(allowed, np.concatenate(list(loss)), 0.0)
@@ -181,11 +187,13 @@ def _build(problem: Problem, loss: Tables) -> _Model:
         for edge in problem.edges(name):
             for ends, cost in _directions(edge):
                 rows[name][directions[ends]] += cost
+        for joint in problem.joints(name):
+            rows[name][joints[joint.units]] += joint.cost
     choice = csr_array(
         (np.ones(binaries), (np.repeat(np.arange(len(sizes)), sizes), np.arange(binaries))),
         shape=(len(sizes), columns),
     )
-    links, links_upper = _links(problem, starts, directions, columns)
+    links, links_upper = _links(problem, starts, directions, joints, columns)
     choice = _tied(problem, starts, choice)
     upper = np.ones(columns)
     upper[:binaries][~allowed] = 0.0
@@ -221,22 +229,41 @@ def _directions(edge: Edge) -> tuple[tuple[tuple[int, int], float], ...]:
 
 
 def _links(
-    problem: Problem, starts: Floats, directions: Mapping[tuple[int, int], int], columns: int
+    problem: Problem,
+    starts: Floats,
+    directions: Mapping[tuple[int, int], int],
+    joints: Mapping[tuple[int, ...], int],
+    columns: int,
 ) -> tuple[csr_array | None, Floats]:
-    """Rows that make a share tell `low float, high int8`, whatever the sign of its cost."""
-    if not directions:
+    """Rows that make a share tell `low float, high int8`, or `all int8`, whatever the sign of its
+    cost."""
+    if not directions and not joints:
         return None, np.zeros(0)
+
+    def label(unit: int) -> Floats:
+        row = np.zeros(columns)
+        row[int(starts[unit]) : int(starts[unit + 1])] = problem.label(unit)
+        return row
+
     rows, upper = [], []
     for (low, high), column in directions.items():
-        row_low, row_high = np.zeros(columns), np.zeros(columns)
-        row_low[int(starts[low]) : int(starts[low + 1])] = problem.label(low)
-        row_high[int(starts[high]) : int(starts[high + 1])] = problem.label(high)
-        share = np.zeros(columns)
-        share[column] = 1.0
+        share = _only(column, columns)
         # share >= high - low, share <= high, share <= 1 - low: exact for labels 0 and 1.
-        rows += [row_high - row_low - share, share - row_high, share + row_low]
+        rows += [label(high) - label(low) - share, share - label(high), share + label(low)]
         upper += [0.0, 0.0, 1.0]
+    for units, column in joints.items():
+        share = _only(column, columns)
+        labels = [label(unit) for unit in units]
+        # share <= each label, share >= their sum - (n - 1).
+        rows += [share - row for row in labels] + [np.sum(labels, axis=0) - share]
+        upper += [0.0] * len(units) + [len(units) - 1.0]
     return csr_array(np.array(rows)), np.array(upper)
+
+
+def _only(column: int, columns: int) -> Floats:
+    row = np.zeros(columns)
+    row[column] = 1.0
+    return row
 
 
 def _run(

@@ -21,7 +21,7 @@ _GRID = {1: 400, 2: 32, 3: 10}
 def sweep(problem: Problem, loss: Tables, names: Sequence[str]) -> Integers:
     """Candidates `(n, units)`, with repeats, that are best for some prices of the named resources.
 
-    Conversion edges are left out of the choice (not out of costs computed later); to make up for
+    Conversions and joint costs are left out of the choice (not out of costs computed later); for
     that the sweep runs once with all options and once per label alone.
     """
     if not names:
@@ -31,9 +31,9 @@ def sweep(problem: Problem, loss: Tables, names: Sequence[str]) -> Integers:
     scales = [_scale(problem, loss, name) for name in names]
     axis = np.concatenate([[0.0], np.geomspace(1e-6, 1e3, points - 1)])
     prices = np.array(list(itertools.product(axis, repeat=len(names)))) * np.array(scales)
-    has_edges = any(problem.edges(name) for name in names)
+    additive = all(problem.is_additive(name) for name in names)
     chosen = [_choose(problem, loss, names, prices, None)]
-    chosen += [_choose(problem, loss, names, prices, label) for label in (0, 1) if has_edges]
+    chosen += [_choose(problem, loss, names, prices, label) for label in (0, 1) if not additive]
     return np.concatenate(chosen)
 
 

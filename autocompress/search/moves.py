@@ -127,6 +127,7 @@ def switches(
 
 def _edge_slack(problem: Problem, name: str) -> float:
     costs = [abs(cost) for edge in problem.edges(name) for cost in (edge.up, edge.down)]
+    costs += [abs(joint.cost) for joint in problem.joints(name)]
     return 2 * max(costs, default=0.0)
 
 

@@ -1,7 +1,7 @@
 """The allocation problem in numbers: menus of options, loss tables, costs and limits.
 
 A candidate is one option index per unit.  Costs are additive over units, plus edges that charge
-the conversion between a float and an int8 neighbour.
+the conversion between a float and an int8 neighbour, plus what int8 units bring about together.
 """
 
 from __future__ import annotations
@@ -43,6 +43,20 @@ class Edge:
     down: float
 
 
+@dataclass(frozen=True)
+class Joint:
+    """What is charged once where several units have label 1, such as the saving of a residual
+    addition that integers do.
+
+    Args:
+        units: Indices of these units, each once.
+        cost: Less than zero for a saving.
+    """
+
+    units: tuple[int, ...]
+    cost: float
+
+
 @dataclass(frozen=True, eq=False)
 class Resource:
     """A cost of the whole model, such as `size_bytes` or `latency_ms`; less is better.
@@ -51,11 +65,13 @@ class Resource:
         constant: What every candidate pays.
         units: For each unit the cost `(options,)` of its options.
         edges: Conversions between neighbours.
+        joints: What several units bring about together.
     """
 
     constant: float
     units: tuple[Floats, ...]
     edges: tuple[Edge, ...] = ()
+    joints: tuple[Joint, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,13 +183,20 @@ class Problem:
             raise ConfigError(f"resource {name!r}: the name is taken by the loss")
         self._check_table(f"resource {name!r}", resource.units, sizes)
         edges = [cost for edge in resource.edges for cost in (edge.up, edge.down)]
-        values = np.concatenate([*resource.units, [resource.constant, *edges]])
+        joints = [joint.cost for joint in resource.joints]
+        values = np.concatenate([*resource.units, [resource.constant, *edges, *joints]])
         if not np.isfinite(values).all():
             raise DataError(f"resource {name!r}: holds NaN or infinity")
         for edge in resource.edges:
             for end in (edge.tail, edge.head):
                 if end is not None and not 0 <= end < len(self.units):
                     raise DataError(f"resource {name!r}, {edge}: there is no unit {end}")
+        for joint in resource.joints:
+            if len(set(joint.units)) < max(1, len(joint.units)):
+                raise DataError(f"resource {name!r}, {joint}: needs units, each once")
+            for unit in joint.units:
+                if not 0 <= unit < len(self.units):
+                    raise DataError(f"resource {name!r}, {joint}: there is no unit {unit}")
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -240,6 +263,30 @@ class Problem:
         return columns
 
     @cached_property
+    def _possible_joints(self) -> dict[str, tuple[Joint, ...]]:
+        return {
+            name: tuple(
+                joint
+                for joint in resource.joints
+                if joint.cost and all(self.label(unit).any() for unit in joint.units)
+            )
+            for name, resource in self.resources.items()
+        }
+
+    @cached_property
+    def _joint_columns(self) -> dict[str, tuple[Integers, Integers, Floats]]:
+        """Members `(units, joints)`, their number and costs `(joints,)` of each resource."""
+        columns = {}
+        for name in self.resources:
+            joints = self.joints(name)
+            members = np.zeros((len(self.units), len(joints)), dtype=np.int64)
+            for column, joint in enumerate(joints):
+                members[list(joint.units), column] = 1
+            costs = np.array([joint.cost for joint in joints], dtype=np.float64)
+            columns[name] = (members, members.sum(axis=0), costs)
+        return columns
+
+    @cached_property
     def _flat_allowed(self) -> NDArray[np.bool_]:
         return np.concatenate(self.allowed)
 
@@ -251,15 +298,28 @@ class Problem:
         """Conversions between two different units, at most one edge for each ordered pair."""
         return self._folded[name][1]
 
+    def joints(self, name: str) -> tuple[Joint, ...]:
+        """What several units bring about together, where each of them may have label 1."""
+        return self._possible_joints[name]
+
+    def is_additive(self, name: str) -> bool:
+        """Whether a cost is a constant and a sum over units."""
+        return not self.edges(name) and not self.joints(name)
+
     def costs(self, name: str, candidates: Integers) -> Floats:
         """Costs `(n,)` of candidates `(n, units)`."""
         units, edges = self._folded[name]
         total = self.resources[name].constant + gather(units, candidates)
+        if self.is_additive(name):
+            return total
+        labels = self._flat_labels[self._starts + candidates]
         if edges:
             tails, heads, up, down = self._edge_columns[name]
-            labels = self._flat_labels[self._starts + candidates]
             rise = labels[:, heads] - labels[:, tails]
             total += (rise > 0) @ up + (rise < 0) @ down
+        members, sizes, costs = self._joint_columns[name]
+        if len(costs):
+            total += (labels @ members == sizes) @ costs
         return total
 
     def cost(self, name: str, candidate: Candidate) -> float:

@@ -40,7 +40,7 @@ def solve(
         name = next(iter(finite), "")
         if not finite:
             return tuple(int(np.argmin(values)) for values in loss)
-        if len(finite) == 1 and name != LOSS and not problem.edges(name):
+        if len(finite) == 1 and name != LOSS and problem.is_additive(name):
             found = curve(problem, loss, name, finite[name]).candidate(finite[name])
             if found is not None:
                 # Rounding up to buckets leaves a little of the budget: spend it.
@@ -51,7 +51,7 @@ def solve(
 def curve(
     problem: Problem, loss: Tables, name: str, largest: float, buckets: int = BUCKETS
 ) -> BudgetCurve:
-    """Best candidates for every budget of one resource without edges, up to `largest`."""
-    assert not problem.edges(name), f"{name} has edges: only the integer programme can solve it"
+    """Best candidates for every budget of one additive resource, up to `largest`."""
+    assert problem.is_additive(name), f"{name} is not additive: an integer programme is needed"
     costs = problem.unit_costs(name)
     return budget_curve(loss, costs, largest, problem.resources[name].constant, buckets)

@@ -23,7 +23,6 @@ from autocompress.search.problem import (
     Floats,
     Integers,
     Problem,
-    Resource,
     Tables,
 )
 
@@ -88,7 +87,7 @@ def narrowed(problem: Problem, widths: Widths) -> Narrowed | None:
         problem,
         losses={name: cut(table) for name, table in problem.losses.items()},
         resources={
-            name: Resource(resource.constant, cut(resource.units), resource.edges)
+            name: replace(resource, units=cut(resource.units))
             for name, resource in problem.resources.items()
         },
         labels=tuple(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autocompress.compression.stitch import Stitcher
-from autocompress.model.replay import MEMORY, Replay
+from autocompress.model.replay import MEMORY, Replay, Run
 from autocompress.objective.quality import Measurement, Proxy
 from autocompress.objective.racing import race
 from autocompress.objective.slopes import slopes
@@ -123,9 +123,9 @@ class Evaluator:
         """The outputs of candidates on some parts of the inputs."""
 
         def run(candidate: Candidate, _: None) -> list[Tensor]:
-            modules = self._modules(candidate)
+            ready = self._ready(candidate)
             with self._replay() as replay:
-                return [self._run(replay, modules, candidate, part)[0] for part in parts]
+                return [self._run(replay, ready, part)[0] for part in parts]
 
         yield from self._map(run, candidates, [None] * len(candidates))
 
@@ -164,25 +164,21 @@ class Evaluator:
         self, candidate: Candidate, rival: NDArray[np.float64] | None, order: Sequence[int]
     ) -> Measurement:
         begun = time.perf_counter()
-        modules = self._modules(candidate)
+        ready = self._ready(candidate)
         with self._replay() as replay:
-            measured = race(
-                self.proxy, lambda part: self._run(replay, modules, candidate, part), order, rival
-            )
+            measured = race(self.proxy, lambda part: self._run(replay, ready, part), order, rival)
         return replace(measured, seconds=time.perf_counter() - begun)
 
-    def _modules(self, candidate: Candidate) -> list[torch.nn.Module]:
+    def _ready(self, candidate: Candidate) -> Run:
+        """The layers and sums of a candidate, built."""
+        chosen = {name: menu[k] for (name, menu), k in zip(self._menus, candidate, strict=True)}
         with self._lock:
-            return [
-                self._stitcher.module(name, menu[option])
-                for (name, menu), option in zip(self._menus, candidate, strict=True)
-            ]
+            modules = [self._stitcher.module(name, option) for name, option in chosen.items()]
+            return Run(modules.__getitem__, candidate, self._stitcher.sums(chosen))
 
-    def _run(
-        self, replay: Replay, modules: list[torch.nn.Module], candidate: Candidate, part: int
-    ) -> tuple[Tensor, float]:
+    def _run(self, replay: Replay, candidate: Run, part: int) -> tuple[Tensor, float]:
         begun = time.perf_counter()
-        output, share = replay(modules.__getitem__, candidate, part)
+        output, share = replay(candidate, part)
         spent = time.perf_counter() - begun
         rows = self.proxy.parts[part]
         with self._lock:

@@ -192,5 +192,5 @@ def file_bytes(
         treated,
         candidate.as_dict(),
         prepared.model.rest(treated),
-        metadata(prepared.study, candidate.id),
+        metadata(prepared.study, prepared.model, candidate.id),
     )

@@ -58,12 +58,14 @@ def without_losers(space: Space, latency: LatencyPrices) -> Space:
 
 
 def _spared_ms(unit: str, latency: LatencyPrices) -> float:
-    """What an int8 layer may spare its neighbours: every change of precision at its edges."""
-    return sum(
+    """What an int8 layer may spare its neighbours: every change of precision at its edges, and
+    all that the residual additions around it may save."""
+    edges = sum(
         edge.down_ms if edge.head == unit else edge.up_ms
         for edge in latency.edges
         if unit in (edge.tail, edge.head) and None not in (edge.tail, edge.head)
     )
+    return edges + sum(found.saved_ms for found in latency.sums if unit in found.layers)
 
 
 def _stands_for(option: Option) -> tuple[str, Option]:

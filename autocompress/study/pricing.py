@@ -23,10 +23,11 @@ from autocompress.errors import StorageError
 from autocompress.files import read_json, write_bytes, write_json
 from autocompress.hardware.cost_model import LatencyPrices
 from autocompress.hardware.runtimes import onnx_graph
+from autocompress.model.sums import sums_of
 from autocompress.objective.adjoint import adjoint_prices
 from autocompress.objective.menu import useful
 from autocompress.objective.quality import Proxy
-from autocompress.search.problem import Edge, Resource
+from autocompress.search.problem import Edge, Joint, Resource
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
@@ -290,13 +291,30 @@ def _numbers(
         np.array([int(option.activations == "int8") for option in menu], dtype=np.int64)
         for menu in space.units.values()
     )
+    sums = tuple(
+        Joint(tuple(number[name] for name in found.layers), -found.saved_ms)
+        for found in latency.sums
+    )
+    base = float(base_bytes(study, model, order))
     return Prices(
         losses=tables,
-        size=Resource(float(base_bytes(study, model, order)), table(bytes_of)),
-        latency=Resource(latency.constant_ms, table(times), edges),
+        size=Resource(base, table(bytes_of), joints=_sum_bytes(study, model, number)),
+        latency=Resource(latency.constant_ms, table(times), edges, sums),
         labels=labels,
         swap_passes=0.0,
         products=np.zeros((0, 0)),
+    )
+
+
+def _sum_bytes(study: Study, model: Model, number: Mapping[str, int]) -> tuple[Joint, ...]:
+    """What rounded sums add to the file that ships; an archive stores nothing of them."""
+    if study.settings.storage == "archive":
+        return ()
+    return tuple(
+        Joint(tuple(number[layer] for layer in found.around.layers), bytes_more)
+        for name, found in model.graph.sums.items()
+        if all(layer in number for layer in found.around.layers)
+        and (bytes_more := onnx_graph.sum_bytes(model.graph, name))
     )
 
 
@@ -310,12 +328,13 @@ def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
         )
         return onnx_graph.base_bytes(model.graph, study.device.threads) + sum(dense)
     rest = model.rest(dict.fromkeys(units, None))  # type: ignore[arg-type]
-    return archive.base_bytes(rest, metadata(study, "0" * 10))
+    return archive.base_bytes(rest, metadata(study, model, "0" * 10))
 
 
-def metadata(study: Study, candidate: str) -> dict[str, str]:
+def metadata(study: Study, model: Model, candidate: str) -> dict[str, str]:
     """What an archive says of where it comes from; short, because every byte counts."""
-    return {"study": study.name, "id": candidate}
+    sums = len(sums_of(model.dense))
+    return {"study": study.name, "id": candidate} | ({archive.SUMS: str(sums)} if sums else {})
 
 
 def _chosen(space: Space, menus: Mapping[str, Sequence[str]]) -> Space:

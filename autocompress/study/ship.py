@@ -114,7 +114,7 @@ def write_model(prepared: Prepared, finalist: Finalist, path: Path, form: str) -
             finalist.treated,
             finalist.candidate.as_dict(),
             prepared.model.rest(finalist.treated),
-            metadata(prepared.study, finalist.candidate.id),
+            metadata(prepared.study, prepared.model, finalist.candidate.id),
         )
         loaded = archive.load_archive(path, prepared.model.dense)
         same = _same_weights(loaded.state_dict(), finalist.module.state_dict())

@@ -19,8 +19,8 @@ from autocompress.compression.treated import Treated
 from autocompress.errors import ConfigError, DataError, TaskError
 from autocompress.hardware.device import reject
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.model.canonical import canonical
 from autocompress.model.channels import ChannelGroup
-from autocompress.model.fold import fold_batch_norms
 from autocompress.model.grouping import find_groups
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs
@@ -43,7 +43,8 @@ class Model:
     """The user's model and data, traced and split.
 
     Args:
-        dense: The original in evaluation mode, its batch norms folded into convolutions.
+        dense: The original in evaluation mode, its batch norms folded into convolutions and its
+            additions made modules.
         layers: Every layer, in running order.
         example_inputs: One input as the device sees it.
         calibration: The calibration inputs that are used, in the user's order.
@@ -209,7 +210,7 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
     """
     original = study.task.model()
     example_inputs = study.task.example_inputs()
-    dense = fold_batch_norms(original, example_inputs)
+    dense = canonical(original, example_inputs)
     calibration = study.task.calibration()
     knobs = study.settings.knobs
     if 0 < knobs.calibration < FEWEST:

@@ -26,8 +26,9 @@ from autocompress.deploy.onnx_file import OnnxModule, write_onnx
 from autocompress.hardware.runtimes import onnx_float
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
 from autocompress.hardware.runtimes.onnx_graph import assemble
-from autocompress.model import dataflow, layer, trace
+from autocompress.model import dataflow, layer, sums, trace
 from autocompress.model.layer import Layer
+from autocompress.model.sums import sums_of
 from autocompress.model.task import Inputs
 from autocompress.model.trace import run
 
@@ -46,7 +47,7 @@ def trace_key(model: nn.Module, content: str, example_inputs: Inputs) -> str:
     """
     digest = hashlib.sha256(content.encode())
     own = {type(module) for module in model.modules()}
-    files = {inspect.getsourcefile(part) for part in (dataflow, layer, trace, onnx_float)}
+    files = {inspect.getsourcefile(part) for part in (dataflow, layer, sums, trace, onnx_float)}
     try:
         files |= {
             inspect.getsourcefile(kind) for kind in own if not kind.__module__.startswith("torch.")
@@ -80,7 +81,7 @@ def read_trace(
         layers = tuple(_layer(row) for row in facts["layers"])
         holes = tuple(item for item in layers if item.is_treated)
         modules = {item.name: model.get_submodule(item.name) for item in holes}
-        graph = FloatGraph(proto, holes, modules, facts["static_batch"])
+        graph = FloatGraph(proto, holes, modules, facts["static_batch"], sums_of(model))
         return (layers, graph) if is_faithful(graph, model, example_inputs) else None
     except Exception:  # a damaged file makes protobuf and the runtime raise what they like
         return None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
-from autocompress.model.fold import fold_batch_norms
+from autocompress.model.canonical import canonical
 from autocompress.model.task import Task, load_task
 from autocompress.model.trace import trace
 
@@ -118,7 +118,7 @@ def make_problem(study: Path, folder: Path, images: int) -> Problem:
     folder.mkdir(parents=True, exist_ok=True)
     task = load_task(study)
     model, example = task.model(), task.example_inputs()
-    folded = fold_batch_norms(model, example)
+    folded = canonical(model, example)
     original = assemble(export_float(folded, trace(folded, example), example), {})
     del original.metadata_props[:]  # other loaders have no use for our settings
     onnx.save(original, str(folder / "float.onnx"))

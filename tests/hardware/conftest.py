@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.moments import activate
+from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
 from autocompress.model.layer import Layer
+from autocompress.model.sums import expose_sums
 from autocompress.model.trace import trace
 
 
@@ -76,14 +77,33 @@ class Mobile(nn.Module):
         return self.head((x + self.same(x)).mean((2, 3)))
 
 
+class Blocks(nn.Module):
+    """Two residual blocks, rectified and not; the second sum is read by two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.a, self.b = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.c, self.shortcut = nn.Conv2d(16, 24, 3, padding=1), nn.Conv2d(16, 24, 1)
+        self.left, self.right = nn.Conv2d(24, 8, 1), nn.Conv2d(24, 8, 1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = (self.b(self.a(x).relu()) + x).relu()
+        x = self.c(x) + self.shortcut(x)
+        x = torch.cat([self.left(x), self.right(x)], 1)
+        return self.head(x.relu().mean((2, 3)))
+
+
 class Bench:
     """A model with what is needed to treat its layers, whatever the compression methods are."""
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
-        self.model = model.eval()
         self.inputs = inputs
         self.example = (inputs[:1],)
-        self.layers: tuple[Layer, ...] = trace(model, self.example)
+        self.model = expose_sums(model.eval(), self.example)
+        self.layers: tuple[Layer, ...] = trace(self.model, self.example)
         self.names = [layer.name for layer in self.layers if layer.is_treated]
         self._values = self._record()
 
@@ -109,11 +129,8 @@ class Bench:
         return Treated(stored, bias, (grid_in, *middle, self._grid(name)))
 
     def twin(self, treated: Mapping[str, Treated]) -> Tensor:
-        model = copy.deepcopy(self.model)
-        for name, value in treated.items():
-            model.set_submodule(name, build_module(self.model.get_submodule(name), value))
         with torch.no_grad():
-            return model(self.inputs)
+            return stitched(self.model, treated)(self.inputs)
 
     def _grid(self, name: str) -> Grid:
         layer = next(layer for layer in self.layers if layer.name == name)
@@ -169,6 +186,11 @@ def plain() -> Bench:
 @pytest.fixture(scope="session")
 def mobile() -> Bench:
     return _bench(Mobile, 9)
+
+
+@pytest.fixture(scope="session")
+def blocks() -> Bench:
+    return _bench(Blocks, 12)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from autocompress.errors import DeviceError, StorageError
 from autocompress.hardware.candidates import draw_candidates
 from autocompress.hardware.cost_model import (
     Edge,
+    IntegerSum,
     LatencyPrices,
     features,
     fit_coefficients,
@@ -49,6 +50,56 @@ def test_prediction_adds_units_and_changes_of_precision() -> None:
     # Bits and sparsity do not change which kernels run.
     small = Option(bits=3, sparsity=0.9, activations="int8")
     assert prices.predict({"a": small}) == prices.predict({"a": INT8})
+
+
+def test_a_sum_saves_only_where_all_layers_around_it_are_int8() -> None:
+    units = {name: {"dense": 10.0, INT8.id: 4.0} for name in "abc"}
+    prices = LatencyPrices(1.0, units, (), (IntegerSum(("a", "b", "c"), 0.5, 3),))
+    every = dict.fromkeys("abc", INT8)
+    assert prices.predict(every) == pytest.approx(1 + 12 - 0.5)
+    assert prices.predict(every | {"b": Option()}) == pytest.approx(1 + 4 + 10 + 4)
+    assert LatencyPrices.from_dict(json.loads(json.dumps(prices.as_dict()))) == prices
+    old = {key: value for key, value in prices.as_dict().items() if key != "sums"}
+    assert LatencyPrices.from_dict(old).sums == ()
+
+
+def test_what_sums_save_is_learned_from_runs() -> None:
+    generator = np.random.default_rng(7)
+    plain = made_up(generator)
+    around = [tuple(NAMES[:3]), tuple(NAMES[2:5])]
+    isolated = LatencyPrices(
+        0.0, plain.unit_ms, plain.edges, tuple(IntegerSum(layers, 0.3, 2) for layers in around)
+    )
+    known = np.array([0.8, 1.3, 2.0, 0.05, 1.7])
+    classes = dict.fromkeys(NAMES, MENU)
+    candidates = draw_candidates(classes, 120, generator, together=around)
+    truth = scale_prices(isolated, known)
+    truth = LatencyPrices(
+        truth.constant_ms,
+        truth.unit_ms,
+        truth.edges,
+        (IntegerSum(around[0], 1.2, 2), IntegerSum(around[1], 0.1, 2)),
+    )
+    measured = np.array([truth.predict(candidate) for candidate in candidates])
+    prices = fit_prices(isolated, candidates, measured)
+    assert prices.sums[0].saved_ms > 2 * prices.sums[1].saved_ms
+    fresh = draw_candidates(classes, 30, np.random.default_rng(2), together=around)
+    expected = np.array([truth.predict(candidate) for candidate in fresh])
+    found = np.array([prices.predict(candidate) for candidate in fresh])
+    assert np.abs(found / expected - 1).max() < 0.02
+
+
+def test_layers_around_a_sum_are_often_int8_together() -> None:
+    around = [tuple(NAMES[:4]), tuple(NAMES[2:])]
+    menu = (*MENU, Option(bits=7, rank=0.5, activations="int8"))
+    shares = []
+    for together in ((), around):
+        drawn = draw_candidates(
+            dict.fromkeys(NAMES, menu), 300, np.random.default_rng(0), together=together
+        )
+        integer = [IntegerSum(layers, 0.0, 0).is_integer(c) for c in drawn for layers in around]
+        shares.append(np.mean(integer))
+    assert shares[1] > 1.5 * shares[0]
 
 
 def test_what_was_never_measured_is_an_error() -> None:

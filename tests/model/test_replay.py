@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.model.replay import Replay
+from autocompress.model.replay import Replay, Run
 
 
 class Residual(nn.Module):
@@ -68,7 +68,7 @@ def test_outputs_do_not_depend_on_what_is_kept(memory: int) -> None:
         choices = tuple(torch.randint(4, (3,), generator=generator).tolist())
         part = int(torch.randint(2, (1,), generator=generator))
         modules = [menu[choice] for menu, choice in zip(menus, choices, strict=True)]
-        output, share = replay(modules.__getitem__, choices, part)
+        output, share = replay(Run(modules.__getitem__, choices), part)
         expected = whole(model, menus, choices, replay._parts[part][0])
         assert torch.equal(output, expected)
         assert 0 < share <= 1
@@ -77,18 +77,18 @@ def test_outputs_do_not_depend_on_what_is_kept(memory: int) -> None:
 def test_a_late_change_costs_a_part_of_the_work() -> None:
     replay, menus = make(Residual())
     modules = [menu[0] for menu in menus]
-    assert replay(modules.__getitem__, (0, 0, 0), 0)[1] == 1
+    assert replay(Run(modules.__getitem__, (0, 0, 0)), 0)[1] == 1
     late = [modules[0], modules[1], menus[2][1]]
-    assert replay(late.__getitem__, (0, 0, 1), 0)[1] == pytest.approx(18 / 90)
-    assert replay(late.__getitem__, (0, 0, 1), 1)[1] == 1  # the other part was never run
+    assert replay(Run(late.__getitem__, (0, 0, 1)), 0)[1] == pytest.approx(18 / 90)
+    assert replay(Run(late.__getitem__, (0, 0, 1)), 1)[1] == 1  # the other part was never run
     replay.forget()
-    assert replay(late.__getitem__, (0, 0, 1), 0)[1] == 1
+    assert replay(Run(late.__getitem__, (0, 0, 1)), 0)[1] == 1
 
 
 def test_values_changed_in_place_are_noticed() -> None:
     replay, menus = make(Residual(spoil=True))
     assert "starts in the middle" in replay.reason
-    output, share = replay([menu[0] for menu in menus].__getitem__, (0, 0, 0), 0)
+    output, share = replay(Run([menu[0] for menu in menus].__getitem__, (0, 0, 0)), 0)
     assert share == 1
     assert torch.equal(output, whole(replay._model, menus, (0, 0, 0), replay._parts[0][0]))
 
@@ -97,5 +97,5 @@ def test_a_model_with_branches_is_run_whole() -> None:
     replay, menus = make(Branching())
     assert "cannot be traced" in replay.reason
     modules = [menus[0][1], menus[1][2], menus[2][3]]
-    output, _ = replay(modules.__getitem__, (1, 2, 3), 1)
+    output, _ = replay(Run(modules.__getitem__, (1, 2, 3)), 1)
     assert torch.equal(output, whole(replay._model, menus, (1, 2, 3), replay._parts[1][0]))

@@ -13,21 +13,27 @@ from autocompress.search.integer import closest, reachable, solve_integer
 from autocompress.search.lagrange import solve_nearly
 from autocompress.search.landscape import Landscape
 from autocompress.search.moves import Neighbourhood, additive, switches
-from autocompress.search.problem import Edge, Problem, Resource
+from autocompress.search.problem import Edge, Joint, Problem, Resource
 from autocompress.search.solver import solve
 
 
-def make_problem(seed: int, edges: bool = False, units: int = 4, options: int = 6) -> Problem:
+def make_problem(
+    seed: int, edges: bool = False, units: int = 4, options: int = 6, joints: bool = False
+) -> Problem:
     rng = np.random.default_rng(seed)
     loss = tuple(10 ** rng.uniform(-6, 0, options) for _ in range(units))
     size = tuple(np.round(rng.uniform(1, 1000, options)) for _ in range(units))
     time = tuple(rng.uniform(0.1, 2, options) for _ in range(units))
     chain = [(None, 0), *itertools.pairwise(range(units)), (units - 1, None), (0, units - 1)]
     joins = tuple(Edge(tail, head, 0.4, 0.25) for tail, head in chain) if edges else ()
+    savings = (Joint((0, 1, 2), -0.7), Joint((1, units - 1), -0.3), Joint((0, units - 1), 0.2))
     return Problem(
         units=tuple(f"unit{index}" for index in range(units)),
         losses={"swap": loss},
-        resources={"size_bytes": Resource(64, size), "latency_ms": Resource(0.1, time, joins)},
+        resources={
+            "size_bytes": Resource(64, size),
+            "latency_ms": Resource(0.1, time, joins, savings if joints else ()),
+        },
         labels=tuple(rng.integers(0, 2, options) for _ in range(units)),
         limits={"size_bytes": 500.0 * units, "latency_ms": 1.6 * units},
     )
@@ -43,10 +49,11 @@ def brute_force(problem: Problem, limits: dict[str, float]) -> float:
     return float(additive(problem.losses["swap"], rows).min())
 
 
+@pytest.mark.parametrize("joints", [False, True])
 @pytest.mark.parametrize("edges", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_several_limits_match_brute_force(seed: int, edges: bool) -> None:
-    problem = make_problem(seed, edges)
+def test_several_limits_match_brute_force(seed: int, edges: bool, joints: bool) -> None:
+    problem = make_problem(seed, edges, joints=joints)
     found = solve(problem, problem.losses["swap"])
     assert problem.satisfies(found)
     total = additive(problem.losses["swap"], np.array([found]))[0]
@@ -71,6 +78,58 @@ def test_edge_costs_are_counted_by_hand() -> None:
     )
     costs = {c: problem.cost("latency_ms", c) for c in itertools.product((0, 1), repeat=2)}
     assert costs == {(0, 0): 0.5, (1, 0): 21.5, (0, 1): 13.5, (1, 1): 4.5}
+
+
+def test_joint_costs_are_counted_by_hand() -> None:
+    labels = (np.array([0, 1]),) * 3
+    flat = (np.zeros(2),) * 3
+    joints = (Joint((0, 1), -1.0), Joint((0, 1, 2), -10.0), Joint((2,), 0.5), Joint((1, 2), 0.0))
+    cost = Resource(20.0, flat, joints=joints)
+    problem = Problem(("a", "b", "c"), {"loss": flat}, {"latency_ms": cost}, labels)
+    costs = {c: problem.cost("latency_ms", c) for c in itertools.product((0, 1), repeat=3)}
+    assert costs.pop((1, 1, 1)) == 9.5
+    assert costs.pop((1, 1, 0)) == 19.0
+    assert all(cost == 20.0 + 0.5 * c[2] for c, cost in costs.items())
+    assert len(problem.joints("latency_ms")) == 3
+    assert not problem.is_additive("latency_ms")
+
+
+def test_a_joint_saving_cannot_be_claimed_without_all_of_its_units() -> None:
+    labels = (np.array([0, 1]),) * 3
+    flat = (np.zeros(2),) * 3
+    loss = tuple(np.array([0.0, worse]) for worse in (1.0, 2.0, 4.0))
+    cost = Resource(1.0, flat, joints=(Joint((0, 2), -1.0),))
+    problem = Problem(("a", "b", "c"), {"loss": loss}, {"latency_ms": cost}, labels)
+    assert solve(problem, loss, {"latency_ms": 0.0}) == (1, 0, 1)
+    assert solve(problem, loss, {"latency_ms": 1.5}) == (0, 0, 0)
+
+
+def test_a_joint_cost_of_units_that_are_never_int8_is_left_out() -> None:
+    labels = (np.array([0, 1]), np.array([0, 0]))
+    flat = (np.zeros(2),) * 2
+    cost = Resource(1.0, flat, joints=(Joint((0, 1), -1.0),))
+    problem = Problem(("a", "b"), {"loss": flat}, {"latency_ms": cost}, labels)
+    assert problem.is_additive("latency_ms")
+
+
+@pytest.mark.parametrize(
+    ("joint", "problem"),
+    [
+        (Joint((), 1.0), "needs units, each once"),
+        (Joint((0, 0), 1.0), "needs units, each once"),
+        (Joint((0, 7), 1.0), "no unit 7"),
+        (Joint((0, 1), float("nan")), "NaN"),
+    ],
+)
+def test_impossible_joint_costs_are_refused(joint: Joint, problem: str) -> None:
+    flat = (np.zeros(2),) * 2
+    with pytest.raises(DataError, match=problem):
+        Problem(
+            ("a", "b"),
+            {"loss": flat},
+            {"latency_ms": Resource(1.0, flat, joints=(joint,))},
+            (np.array([0, 1]),) * 2,
+        )
 
 
 def test_a_negative_edge_cannot_be_claimed_without_its_conversion() -> None:

@@ -1,8 +1,8 @@
 """On a space that can be listed, the search finds nearly all of the true front at a fortieth of
 its price.
 
-Over six seeds it missed 0, 0, 1, 2, 2 and 5 of 102 points by more than the noise of the loss: narrow
-steps of the front, of 1 to 2 % of the size.
+Over six seeds it missed 0, 0, 1, 2, 2 and 5 of 102 points by more than the noise of the loss:
+narrow steps of the front, of 1 to 2 % of the size.
 """
 
 from __future__ import annotations

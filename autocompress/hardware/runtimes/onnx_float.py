@@ -8,8 +8,8 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from autocompress.errors import TaskError
 from autocompress.hardware.runtimes.onnx_reshape import free_reshapes
 from autocompress.model.layer import Layer
+from autocompress.model.sums import Sum, sums_of
 
 OPSET = 21  # the first with int4 tensors
 HOLE = "autocompress.Layer"
@@ -38,12 +39,14 @@ class FloatGraph:
         layers: The layers that are holes, in model order.
         modules: Their dense modules.
         static_batch: Batch size that the graph is bound to; 0 when it takes any.
+        sums: Additions that may be rounded; each is an `Add` node that bears its name.
     """
 
     proto: onnx.ModelProto
     layers: tuple[Layer, ...]
     modules: dict[str, nn.Module]
     static_batch: int
+    sums: Mapping[str, Sum] = field(default_factory=dict)
 
     def holes(self) -> dict[str, list[onnx.NodeProto]]:
         """Layer name to its nodes, one a call."""
@@ -74,6 +77,8 @@ def export_float(
     proto, static_batch = _export(model, example_inputs)
     treated = tuple(layer for layer in layers if layer.is_treated)
     modules = {layer.name: model.get_submodule(layer.name) for layer in treated}
+    sums = sums_of(model)
+    _name_sums(proto.graph, sums)
     _dig_holes(proto, treated)
     found = {node.name for node in proto.graph.node if node.op_type == HOLE}
     for layer in treated:
@@ -82,9 +87,9 @@ def export_float(
                 f"layer {layer.name!r} was not found in the exported ONNX graph; "
                 "exclude it in the search space"
             )
-    proto = _tidy(proto)
+    proto = _tidy(proto, sums)
     _absorb_pads(proto.graph, {layer.name for layer in treated if layer.kind == "Conv2d"})
-    return FloatGraph(proto, treated, modules, static_batch)
+    return FloatGraph(proto, treated, modules, static_batch, sums)
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelProto, int]:
@@ -179,6 +184,14 @@ def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
     proto.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
 
 
+def _name_sums(graph: onnx.GraphProto, sums: Mapping[str, Sum]) -> None:
+    """Let each addition that is a module bear the module's name, and no other node."""
+    for node in graph.node:
+        found = (*_scopes(node), "")
+        is_sum = node.op_type == "Add" and len(found) > 2 and found[-3] in sums
+        node.name = found[-3] if is_sum else ""
+
+
 def _absorb_activations(
     nodes: list[onnx.NodeProto], layers: dict[str, Layer], outputs: set[str]
 ) -> list[onnx.NodeProto]:
@@ -236,7 +249,7 @@ def _scopes(node: onnx.NodeProto) -> list[str]:
     return []
 
 
-def _tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _tidy(proto: onnx.ModelProto, sums: Collection[str]) -> onnx.ModelProto:
     """Fold constants around the holes; drop the exporter's notes, which can outweigh the model."""
     from onnxscript import optimizer, rewriter
 
@@ -250,7 +263,7 @@ def _tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
     for node in proto.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-        if node.op_type != HOLE:
+        if node.op_type != HOLE and not (node.op_type == "Add" and node.name in sums):
             node.name = ""
     for tensor in proto.graph.initializer:
         del tensor.metadata_props[:]

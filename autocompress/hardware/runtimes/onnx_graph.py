@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from autocompress.compression.treated import Treated, stored_dense
+from autocompress.compression.rounded import rounded_sums
+from autocompress.compression.treated import Grid, Treated, stored_dense
 from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
 from autocompress.hardware.runtimes.onnx_layer import (
     LayerNodes,
@@ -16,6 +17,9 @@ from autocompress.hardware.runtimes.onnx_layer import (
     message_bytes,
 )
 from autocompress.hardware.runtimes.onnx_session import LOADER_KEY, Loader
+from autocompress.hardware.runtimes.onnx_sums import sum_nodes
+from autocompress.hardware.runtimes.stand_in import GRID, RECTIFIED, stand_in
+from autocompress.search_space.option import Option
 
 
 def assemble(
@@ -41,12 +45,19 @@ def assemble(
     proto = _shell(graph, threads)
     layers = {layer.name: layer for layer in graph.layers}
     calls = dict.fromkeys(layers, 0)
+    rounded = rounded_sums(graph.sums, treated.get)
+    sums = {name: found for name, found in sum_nodes(graph).items() if name in rounded}
+    grids = {found.value: rounded[name] for name, found in sums.items()}
+    dropped = [found.relu for found in sums.values()]
     for node in graph.proto.graph.node:
-        if node.op_type != HOLE:
-            proto.graph.node.append(node)
-            continue
-        part = _fill(graph, node, treated.get(node.name), storage, calls[node.name])
-        calls[node.name] += 1
+        if node.op_type == HOLE:
+            layer = treated.get(node.name)
+            part = _fill(graph, node, layer, storage, calls[node.name], grids.get(node.input[0]))
+            calls[node.name] += 1
+        elif node.op_type == "Add" and node.name in sums:
+            part = sums[node.name].rounded(rounded[node.name])
+        else:
+            part = LayerNodes([] if node in dropped else [node])
         proto.graph.node.extend(part.nodes)
         proto.graph.initializer.extend(part.initializers)
     return proto
@@ -68,9 +79,33 @@ def layer_bytes(graph: FloatGraph, name: str, treated: Treated, storage: str) ->
     )
 
 
+def sum_bytes(graph: FloatGraph, name: str) -> int:
+    """Bytes that the file grows by when sum `name` is rounded, besides its layers; may be less
+    than zero."""
+    found = sum_nodes(graph)[name]
+    gone = [found.add] if found.relu is None else [found.add, found.relu]
+    grid = RECTIFIED if graph.sums[name].around.is_rectified else GRID
+    total = found.rounded(grid).size_bytes - message_bytes(gone)
+    for reader in graph.sums[name].around.readers:
+        layer = next(layer for layer in graph.layers if layer.name == reader)
+        treated = stand_in(layer, graph.modules[reader], Option(bits=8, activations="int8"))
+        for call, node in enumerate(graph.holes()[reader]):
+            filled = [
+                _fill(graph, node, treated, "onnx", call, arriving) for arriving in (GRID, None)
+            ]
+            total += filled[0].size_bytes - filled[1].size_bytes
+    return total
+
+
 def _fill(
-    graph: FloatGraph, node: onnx.NodeProto, treated: Treated | None, storage: str, call: int
+    graph: FloatGraph,
+    node: onnx.NodeProto,
+    treated: Treated | None,
+    storage: str,
+    call: int,
+    arriving: Grid | None = None,
 ) -> LayerNodes:
+    """The nodes of one call; `arriving` is the grid on which its input lies, if it does."""
     module = graph.modules[node.name]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     return layer_nodes(
@@ -83,6 +118,7 @@ def _fill(
         activation=attributes.get("activation", b"").decode(),
         pads=tuple(attributes.get("pads", ())),
         call=call,
+        on_grid=treated is not None and treated.is_int8 and treated.grids[0] == arriving,
     )
 
 

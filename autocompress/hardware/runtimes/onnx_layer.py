@@ -64,6 +64,7 @@ def layer_nodes(
     activation: str = "",
     pads: Sequence[int] = (),
     call: int = 0,
+    on_grid: bool = False,
 ) -> LayerNodes:
     """Write one call of a treated layer.
 
@@ -81,6 +82,7 @@ def layer_nodes(
         pads: Rows and columns of zeros that a convolution sets around its input beside its own
             padding: top, left, bottom, right.
         call: Number of this call; stored tensors belong to call 0 and are shared.
+        on_grid: Whether `tensor_in` has been rounded to the layer's own input grid already.
 
     Raises:
         DeviceError: If `storage` is unknown or the layer has no int8 kernel as it is.
@@ -93,7 +95,7 @@ def layer_nodes(
             f"layer {layer.name!r}: an int8 convolution, and an int8 layer with an activation, "
             "need a grid for their output; onnxruntime has no such kernel with float output"
         )
-    writer.steps(treated, tensor_in, tensor_out, activation)
+    writer.steps(treated, tensor_in, tensor_out, activation, on_grid)
     return writer.result
 
 
@@ -110,13 +112,15 @@ class _Writer:
         self.call = call
         self.result = LayerNodes()
 
-    def steps(self, treated: Treated, tensor_in: str, tensor_out: str, activation: str) -> None:
+    def steps(
+        self, treated: Treated, tensor_in: str, tensor_out: str, activation: str, on_grid: bool
+    ) -> None:
         flat = isinstance(self.module, nn.Linear) and len(self.layer.input_shape) != 2
         value = tensor_in
         if flat:
             columns = treated.weights[0].codes.shape[1]
             value = self.reshape(value, (-1, columns), self.name("rows"))
-        if treated.is_int8:
+        if treated.is_int8 and not on_grid:
             value = self.round_trip(value, treated.grids[0], "in", self.name("in"))
         for index in range(len(treated.weights)):
             last = index == len(treated.weights) - 1
@@ -206,8 +210,7 @@ class _Writer:
     def round_trip(self, value: str, grid: Grid | None, name: str, target: str) -> str:
         """A quantise-dequantise pair on uint8."""
         assert grid is not None
-        scale = self.tensor(f"{name}/scale", np.asarray(grid.scale, np.float32))
-        zero = self.tensor(f"{name}/zero", np.asarray(grid.zero_point, np.uint8))
+        scale, zero = (self.tensor(f"{name}/{part}", value) for part, value in grid_arrays(grid))
         codes = self.node("QuantizeLinear", [value, scale, zero], self.name(f"{name}/codes"))
         return self.node("DequantizeLinear", [codes, scale, zero], target)
 
@@ -240,7 +243,7 @@ class _Writer:
 
     def tensor(self, part: str, values: NDArray[np.generic]) -> str:
         if not self.call:
-            array = np.ascontiguousarray(values)
+            array = np.asarray(values, order="C")
             self.result.initializers.append(numpy_helper.from_array(array, self.shared(part)))
         return self.shared(part)
 
@@ -271,6 +274,14 @@ class _Writer:
             node = helper.make_node(operator, inputs, [target], name=name or None, **attributes)
             self.result.nodes.append(node)
         return target
+
+
+def grid_arrays(grid: Grid) -> tuple[tuple[str, NDArray[np.generic]], ...]:
+    """What ONNX stores of a grid: scalars, or onnxruntime fuses no `QLinearAdd`."""
+    return (
+        ("scale", np.asarray(grid.scale, np.float32)),
+        ("zero", np.asarray(grid.zero_point, np.uint8)),
+    )
 
 
 def convolution_attributes(module: nn.Conv2d, more_pads: Sequence[int] = ()) -> dict[str, Any]:

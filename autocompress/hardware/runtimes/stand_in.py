@@ -10,6 +10,7 @@ from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 
 GRID = Grid(0.05, 128)  # of values of either sign
+RECTIFIED = Grid(0.05, 0)  # of what a ReLU leaves
 
 
 def stand_in(layer: Layer, module: nn.Module, option: Option, input_grid: Grid = GRID) -> Treated:
@@ -43,7 +44,7 @@ def output_grid(layer: Layer) -> Grid:
     """A stand-in's output grid: a ReLU leaves nothing below zero, a ReLU6 nothing above six."""
     if layer.activation == "relu6":
         return Grid.covering(0.0, 6.0)
-    return Grid(GRID.scale, 0) if layer.activation else GRID
+    return RECTIFIED if layer.activation else GRID
 
 
 def _values(rows: int, columns: int) -> Tensor:
