@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from autocompress.errors import DeviceError
 from autocompress.hardware.energy import HOROWITZ, Energy
+from autocompress.hardware.processor import exact_bits, int8_instructions, processor_name
 from autocompress.hardware.runtimes.catalogue import RUNTIMES
 from autocompress.hardware.runtimes.runtime import Runtime
 from autocompress.hardware.sheet import FOLDER, DataSheet, load_sheet
@@ -131,7 +131,7 @@ def machine_fingerprint(device: Device) -> dict[str, str]:
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         return {"runtime": device.runtime, "threads": str(device.threads), "sheet": digest}
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "int8": int8_instructions(),
         "cores": str(os.cpu_count()),
         "runtime": f"{device.runtime} {device.engine.version()}",
@@ -196,50 +196,11 @@ def reject(
     return ""
 
 
-@functools.cache
-def int8_instructions() -> str:
-    """What the processor has for products of int8, such as `avx512_vnni`; `none` if nothing is
-    known.  An x86 processor with none takes slow kernels, for the fast ones overflow there."""
-    known = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
-    except OSError:
-        return "none"
-    return " ".join(name for name in known if name in words) or "none"
-
-
-@functools.cache
-def _processor() -> str:
-    """Model of the processor; the finest description that the system offers."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    wanted = ("model name", "cpu family", "model", "stepping")
-    fields = dict(
-        line.split("\t", 1) for line in text.split("\n\n")[0].splitlines() if "\t" in line
-    )
-    parts = [fields[key].strip(" \t:") for key in wanted if key in fields]
-    return " ".join(parts) or platform.machine()
-
-
-def _exact_bits() -> int:
-    """Most bits of a weight that fast int8 kernels take without overflow.
-
-    On x86 processors without VNNI they add two products of u8 and s8 in 16 bits, which saturate:
-    2 * 255 * 127 does not fit, 2 * 255 * 63 does.  (onnxruntime has exact kernels for eight bits
-    there, which are half again as slow.)
-    """
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
-    found = int8_instructions()
-    return 7 if is_x86 and "vnni" not in found and "amx" not in found else 8
-
-
 DEVICES = {
     device.name: device
     for device in (
-        Device("onnxruntime-cpu", "onnxruntime", int8_bits=_exact_bits()),
-        Device("openvino-cpu", "openvino", int8_bits=_exact_bits()),
+        Device("onnxruntime-cpu", "onnxruntime", int8_bits=exact_bits()),
+        Device("openvino-cpu", "openvino", int8_bits=exact_bits()),
         Device("torch-cpu", "torch", precisions=("float32",)),
     )
 }

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from autocompress.compression.treated import Grid, Treated, build_module, stored_dense
 from autocompress.errors import DeviceError, TaskError
+from autocompress.hardware.candidates import stand_ins
+from autocompress.hardware.processor import exact_bits
 from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, fused_ops, optimized_graph
 from autocompress.hardware.runtimes.onnx_graph import (
@@ -23,6 +25,7 @@ from autocompress.hardware.runtimes.onnx_graph import (
 )
 from autocompress.hardware.runtimes.onnx_session import largest_code, open_session
 from autocompress.model.trace import trace
+from autocompress.search_space.option import Option
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,16 @@ def test_int8_sums_do_not_overflow_on_any_processor(plain, plain_graph, largest:
     with torch.no_grad():
         wanted = model(inputs).numpy()
     assert np.abs(run(proto, inputs) - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
+def test_as_many_bits_as_are_exact_run_on_the_kernels_that_were_priced(plain, plain_graph) -> None:
+    """onnxruntime's exact kernels for overflowing processors store u8: slower, and not priced."""
+    for bits in (7, exact_bits()):
+        treated = {name: plain.treat(name, bits) for name in plain.names}
+        made_up = stand_ins(plain_graph, dict.fromkeys(plain.names, Option(8, activations="int8")))
+        real, priced = (optimized_graph(assemble(plain_graph, m)) for m in (treated, made_up))
+        assert largest_code(real) == 2 ** (bits - 1) - 1
+        assert same_work(real, priced)
 
 
 @pytest.mark.parametrize("name", ["stem", "grouped", "conv", "tokens", "hidden", "head"])

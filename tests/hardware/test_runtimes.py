@@ -12,7 +12,7 @@ import torch
 from autocompress.compression.stitch import stitched
 from autocompress.deploy.onnx_file import OnnxModule
 from autocompress.errors import DeviceError
-from autocompress.hardware import device as devices
+from autocompress.hardware import processor
 from autocompress.hardware.candidates import stand_ins
 from autocompress.hardware.clock import feeds, time_models
 from autocompress.hardware.device import DEVICES, Device, machine_fingerprint, reject
@@ -197,9 +197,9 @@ def test_a_runtime_that_is_not_installed_says_how_to_get_it(
 def test_where_int8_sums_overflow_only_narrower_weights_are_offered(
     monkeypatch: pytest.MonkeyPatch, mixed, instructions: str, machine: str, bits: int
 ) -> None:
-    monkeypatch.setattr(devices, "int8_instructions", lambda: instructions)
-    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
-    device = replace(DEVICES["openvino-cpu"], int8_bits=devices._exact_bits())
+    monkeypatch.setattr(processor, "int8_instructions", lambda: instructions)
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    device = replace(DEVICES["openvino-cpu"], int8_bits=processor.exact_bits())
     layer = next(layer for layer in mixed.layers if layer.name == "conv")
     assert device.int8_bits == bits
     assert ("overflow" in reject(INT8, layer, device)) == (bits < 8)
