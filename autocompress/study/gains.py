@@ -51,7 +51,7 @@ def without_losers(space: Space, latency: LatencyPrices) -> Space:
             if not _offers(kept, name):
                 own, other = min(times)
                 removed.append(
-                    f"{unit}: {name} are not offered, they make nothing faster here"
+                    f"{unit}: {name}, which make nothing faster here"
                     f" ({own:.4f} ms at best, {other:.4f} ms without)"
                 )
     return replace(space, units=units, removed=tuple(removed))

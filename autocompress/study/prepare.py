@@ -94,10 +94,9 @@ def prepare(
     listener.stage("profile", f"{verb} operations on {study.device.name}")
     profile = profile_device(study, model, space, folder / "device.json", listener)
     latency = profile.prices
-    offered = without_losers(space, latency)
-    for sentence in offered.removed[len(space.removed) :]:
-        listener.note(sentence)
-    space = offered
+    space = without_losers(space, latency)
+    for sentence in space.removed:
+        listener.note(f"not offered: {sentence}")
 
     listener.stage("bank", "compressing every layer under every option")
     bank = Bank(folder / "bank", model.key, model.channels(space.widths, folder / CHANNELS))

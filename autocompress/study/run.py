@@ -44,8 +44,6 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         fingerprint = made_from(study, model, space)
         begin(folder, study, fingerprint)
         prepared = prepare(study, model, space, folder, log)
-        for sentence in prepared.space.removed:
-            log.note(f"not offered: {sentence}")
         storage = StudyStorage(
             folder / JOURNAL,
             menus_of(prepared.space),
