@@ -51,16 +51,18 @@ def presets(catalogue: str) -> dict[str, Path]:
 
 
 def find(catalogue: str, name: str, relative_to: Path | None = None) -> Path:
-    """The file that a preset name or a path ending in `.toml` means.
+    """The file that a preset name or a path ending in `.toml` means; the path may start at
+    `relative_to` or where the command was given.
 
     Raises:
         ConfigError: If there is none; the message lists the presets.
     """
     if name.endswith(".toml"):
-        path = (relative_to or Path()) / name
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file")
-        return path
+        paths = [(relative_to or Path()) / name, Path(name)]
+        for path in paths:
+            if path.is_file():
+                return path
+        raise ConfigError(f"{paths[0]}: no such file")
     known = presets(catalogue)
     if name not in known:
         raise ConfigError(

@@ -82,3 +82,15 @@ def test_a_name_is_a_preset_and_a_path_is_a_file(tmp_path: Path) -> None:
         find("objectives", "mine", tmp_path)
     with pytest.raises(ConfigError, match=r"other\.toml: no such file"):
         find("objectives", "other.toml", tmp_path)
+
+
+def test_a_path_may_start_at_the_study_or_where_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    (tmp_path / "mine.toml").write_text("schema = 1")
+    monkeypatch.chdir(tmp_path)
+    assert find("objectives", "mine.toml", study).samefile(tmp_path / "mine.toml")
+    (study / "mine.toml").write_text("schema = 1")
+    assert find("objectives", "mine.toml", study) == study / "mine.toml"
