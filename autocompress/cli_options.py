@@ -14,7 +14,7 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="NAME=VALUE",
-        help="size=10%, latency=2ms, quality=-0.5pt, quality>=98.5; ~ for = makes it a soft limit;"
-        " may be repeated.",
+        help="size=10%, latency=2ms, energy=50%, quality=-0.5pt, quality>=98.5; ~ for = makes it a"
+        " soft limit; may be repeated.",
     ),
 ]

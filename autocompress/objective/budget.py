@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 from autocompress.errors import ConfigError
 
-LIMITED = ("size", "latency", "quality")
+OPTIMISED = ("size", "latency", "quality")
+LIMITED = ("size", "latency", "energy", "quality")
 UNITS = {
     "size": {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20},
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
+    "energy": {"uJ": 1e-3, "µJ": 1e-3, "mJ": 1.0, "J": 1e3},
     "quality": {"pt": 1.0, "": 1.0},
 }
-BASE_UNIT = {"size": "B", "latency": "ms"}
-_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*([A-Za-z%]*)")
+BASE_UNIT = {"size": "B", "latency": "ms", "energy": "mJ"}
+_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*([A-Za-zµ%]*)")
 _BOUND = re.compile(r"(<=|>=|=|~)?\s*(.*?)\s*(\(\s*soft\s*\))?", re.DOTALL)
 _LINE = re.compile(r"\s*([^<>=~]+?)\s*([<>=~].*)", re.DOTALL)
 
@@ -27,9 +29,9 @@ class Limit:
     """One line of a budget.
 
     Args:
-        name: `size`, `latency` or `quality`.
+        name: `size`, `latency`, `energy` or `quality`.
         text: As the user wrote it, without the sign of comparison.
-        value: Number before the unit, in base units (bytes, ms, points) unless `is_relative`.
+        value: Number before the unit, in base units (bytes, ms, mJ, points) unless `is_relative`.
         is_relative: Whether `value` is a share of the original (0.25 for `25%`).
         is_value: Whether `value` is the quality itself (`quality>=98.5`), not what may be lost.
         soft: Whether it is aimed at and reported, but may be missed.
@@ -43,10 +45,10 @@ class Limit:
     soft: bool = False
 
     def bound(self, original: float, higher_is_better: bool = False) -> float:
-        """The number to compare with: the most bytes or ms, or the worst quality that is allowed.
+        """The number to compare with: the most bytes, ms or mJ, or the worst quality allowed.
 
         Args:
-            original: The original's bytes, ms or quality.
+            original: The original's bytes, ms, mJ or quality.
             higher_is_better: Direction of the quality; ignored for the others.
         """
         if self.is_value:
@@ -70,7 +72,7 @@ class Metric:
     higher_is_better: bool = True
 
     def canonical(self, name: str) -> str:
-        """`size`, `latency` or `quality` for a name in a limit; any other name as it is."""
+        """`size`, `latency`, `energy` or `quality` for a name in a limit; any other as it is."""
         lower = name.strip().lower()
         if lower in LIMITED:
             return lower
@@ -88,14 +90,14 @@ ANY_METRIC = Metric()
 def parse_limit(name: str, text: str, metric: Metric = ANY_METRIC) -> Limit:
     """Reads one limit.
 
-    Size and latency are the most that is allowed, absolute (`2 MB`, `3 ms`) or a share of the
-    original (`25%`).  Quality is the most that may be lost, in points of the metric (`-0.5pt`) or
-    as a share of the original (`-1%`), or, after `>=` (`<=` for a metric that is to be small), the
-    metric's own value (`>=98.5`).  `<=`, `>=` or `=` may come first; `~` first or `(soft)` last
-    makes the limit a soft one.
+    Size, latency and energy are the most that is allowed, absolute (`2 MB`, `3 ms`, `5 mJ`) or a
+    share of the original (`25%`).  Quality is the most that may be lost, in points of the metric
+    (`-0.5pt`) or as a share of the original (`-1%`), or, after `>=` (`<=` for a metric that is to
+    be small), the metric's own value (`>=98.5`).  `<=`, `>=` or `=` may come first; `~` first or
+    `(soft)` last makes the limit a soft one.
 
     Args:
-        name: `size`, `latency`, `quality` or the metric's name.
+        name: `size`, `latency`, `energy`, `quality` or the metric's name.
         text: The limit, such as `25%`, `<=2 MB`, `-0.5pt`, `>=98.5` or `~25%`.
         metric: The metric's name and direction.
 

@@ -7,17 +7,17 @@
            | ["Pareto"] "front of" NAME {("," | "and") NAME}
     joint  = "subject to" | "s.t." | "within"
     limits = limit {("," | "and") limit}
-    limit  = NAME sign NUMBER [UNIT] ["(soft)"] | LOSS
+    limit  = (NAME | "energy") sign NUMBER [UNIT] ["(soft)"] | LOSS
     sign   = "<=" | "at most" | ">=" | "at least" | "=" | "~"
     LOSS   = NUMBER ("pt" | "points" | "%") ["of" ("quality" | METRIC)] ["(soft)"]
 
 NAME is `size`, `latency`, `quality` or METRIC, the name of the user's metric.  METRIC may be
 minimised if it is one that is to be small, maximised if it is not.  Units are those of
-`budget.py`: bytes (`2 MB`), time (`3 ms`), points of the metric (`-0.5pt`) and shares of the
-original (`25%`); without a unit a quality is the metric's own value (`accuracy>=98.5`).  LOSS is
-what quality may lose, and follows `within` only: `as small as possible within 0.5 points`.  A
-limit with `~` or `(soft)` is aimed at and reported, but may be missed.  Quality is always one of
-the names of a front.
+`budget.py`: bytes (`2 MB`), time (`3 ms`), energy (`5 mJ`), points of the metric (`-0.5pt`) and
+shares of the original (`25%`); without a unit a quality is the metric's own value
+(`accuracy>=98.5`).  LOSS is what quality may lose, and follows `within` only: `as small as
+possible within 0.5 points`.  A limit with `~` or `(soft)` is aimed at and reported, but may be
+missed.  Quality is always one of the names of a front; energy can be limited only.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from autocompress.errors import ConfigError
 from autocompress.objective.budget import (
     ANY_METRIC,
     LIMITED,
+    OPTIMISED,
     Limit,
     Metric,
     parse_budget,
@@ -148,8 +149,11 @@ def _front(text: str, metric: Metric) -> tuple[str, ...]:
 
 def _known(name: str, metric: Metric) -> str:
     known = metric.canonical(name)
-    if known not in LIMITED:
-        raise ConfigError(f"{name!r} is not known; allowed are {', '.join(metric.names)}")
+    if known == "energy":
+        raise ConfigError("energy can be limited only, such as energy<=50%")
+    if known not in OPTIMISED:
+        allowed = [name for name in metric.names if name != "energy"]
+        raise ConfigError(f"{name!r} is not known; allowed are {', '.join(allowed)}")
     return known
 
 
@@ -205,7 +209,7 @@ def settle(
                 " give it in one of them"
             )
     limits = {**goal.limits, **beside, **later}
-    change: dict[str, object] = {"size": "", "latency": "", "quality": ""}
+    change: dict[str, object] = dict.fromkeys(LIMITED, "")
     if goal.minimise is not None:
         change |= {"minimise": goal.minimise, "front": goal.front}
     aimed = objective.model_copy(update=change)
@@ -214,7 +218,7 @@ def settle(
             f"goal {goal.text!r}: nothing holds the quality while {aimed.minimise} is made small;"
             " add a limit such as quality>=-0.5pt"
         )
-    if aimed.minimise == "quality" and not aimed.front and not {"size", "latency"} & set(limits):
+    if aimed.minimise == "quality" and not aimed.front and set(limits) <= {"quality"}:
         raise ConfigError(
             f"goal {goal.text!r}: the original is the best without a limit on size or latency;"
             " add one such as size<=25%"

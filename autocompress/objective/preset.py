@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autocompress.errors import ConfigError
-from autocompress.objective.budget import Limit, budget_from
+from autocompress.objective.budget import LIMITED, Limit, budget_from
 from autocompress.toml import Schema, load
 
 FOLDER = "objectives"
@@ -24,6 +24,7 @@ class ObjectivePreset(Schema):
             are made as small as the limit on quality allows.
         size: Limit on size unless the user gives one, such as `25%`; empty is none.
         latency: Limit on latency, likewise.
+        energy: Limit on the estimated energy of a pass, likewise.
         quality: Limit on quality, likewise, such as `-0.5pt`.
         front: `size`, `latency` or both: the whole front of quality and these is wanted, within
             the limits; the point that is delivered is its knee unless there are limits.
@@ -36,6 +37,7 @@ class ObjectivePreset(Schema):
     minimise: Literal["quality", "size", "latency"] = "quality"
     size: str = ""
     latency: str = ""
+    energy: str = ""
     quality: str = ""
     front: Annotated[tuple[Literal["size", "latency"], ...], Field(strict=False)] = ()
     proxy: Literal["kl", "mse", "task"] = "kl"
@@ -43,7 +45,7 @@ class ObjectivePreset(Schema):
 
     def limits(self) -> dict[str, Limit]:
         """The limits that hold where the user gives none."""
-        texts = {"size": self.size, "latency": self.latency, "quality": self.quality}
+        texts = {name: getattr(self, name) for name in LIMITED}
         return budget_from({name: text for name, text in texts.items() if text})
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.report.limits import is_estimated, mapping
-from autocompress.report.units import NOTHING, number, printable, size_text
+from autocompress.report.units import energy_text, number, printable, size_text
 
 
 def devices_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -77,8 +77,12 @@ def coverage_text(coverage: Mapping[str, Any]) -> str:
 
 def met_text(result: Mapping[str, Any]) -> str:
     """That the budget is met, and how that is known."""
-    is_estimate = "latency" in mapping(result, "budget") and is_estimated(result)
-    return f"budget met, as measured{'; latency as estimated' if is_estimate else ''}"
+    asked = mapping(result, "budget")
+    estimated = [name for name in ("latency", "energy") if name in asked]
+    if not is_estimated(result):
+        estimated = [name for name in estimated if name != "latency"]
+    known = f"; {' and '.join(estimated)} as estimated" if estimated else ""
+    return f"budget met, as measured{known}"
 
 
 def footprint_lines(footprint: Mapping[str, Any]) -> list[str]:
@@ -117,17 +121,6 @@ def further_costs(estimates: Mapping[str, Any]) -> list[str]:
     for name, room in (estimates.get("limits") or {}).items():
         lines.append(_room_text(name, room["used_bytes"], room["limit_bytes"], room["fits"]))
     return lines
-
-
-def energy_text(millijoules: Any) -> str:
-    """Energy in the unit that reads best."""
-    value = number(millijoules)
-    if value is None:
-        return NOTHING
-    for unit, factor in (("J", 1e-3), ("mJ", 1.0), ("µJ", 1e3)):
-        if value * factor >= 1:
-            return f"{value * factor:.3g} {unit}"
-    return f"{value * 1e6:.3g} nJ"
 
 
 def _runs(row: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from autocompress.report.units import (
     NOTHING,
+    energy_text,
     latency_text,
     number,
     plain_text,
@@ -15,7 +16,13 @@ from autocompress.report.units import (
     size_text,
 )
 
-COSTS = {"quality": "quality", "size": "size_bytes", "latency": "latency_ms"}
+SHOWN = ("quality", "size", "latency")  # also where the budget says nothing of them
+COSTS = {
+    "quality": "quality",
+    "size": "size_bytes",
+    "latency": "latency_ms",
+    "energy": "energy_mj",
+}
 _SHARE_UNITS = ("accuracy", "share", "fraction", "pt")
 
 
@@ -24,10 +31,10 @@ class Limit:
     """A cost of the winner beside its limit.
 
     Args:
-        name: `quality`, `size`, `latency` or another name of the budget.
+        name: `quality`, `size`, `latency`, `energy` or another name of the budget.
         text: The limit as the user wrote it, such as `3%`; empty when there is none.
         limit: The limit as a number in `unit`, or None.
-        unit: `B`, `ms`, or the unit of the metric.
+        unit: `B`, `ms`, `mJ`, or the unit of the metric.
         direction: `at most` or `at least`; empty when there is no limit.
         original: Value of the original model, measured.
         predicted: Value that the search expected of the winner.
@@ -37,7 +44,7 @@ class Limit:
         soft: Whether it is aimed at but may be missed.
         is_share: Whether values are shares in [0, 1] that read best as percentages.
         predicted_loss: The proxy (KL to the original's outputs), where no quality is predicted.
-        estimated: Whether what stands as measured is an estimate from a data sheet.
+        estimated: Whether what stands as measured is an estimate.
     """
 
     name: str
@@ -68,6 +75,8 @@ class Limit:
             return size_text(value)
         if self.name == "latency":
             return latency_text(value)
+        if self.name == "energy":
+            return energy_text(value)
         if self.is_share:
             return share_text(value, 2)
         # An accuracy already counted in percent points keeps its scale.
@@ -135,7 +144,7 @@ def limits_of(
     """
     budget = {str(k): v for k, v in mapping(result, "budget").items() if isinstance(v, Mapping)}
     rows = {str(row.get("name")): row for row in budget_rows}
-    names = [*COSTS, *(name for name in {**budget, **rows} if name not in COSTS)]
+    names = [*SHOWN, *(name for name in {**budget, **rows} if name not in SHOWN)]
     metric = str((provenance or {}).get("metric", ""))
     return tuple(_limit(name, result, budget.get(name, {}), rows, metric) for name in names)
 
@@ -181,7 +190,7 @@ def _limit(
         soft=row.get("soft", asked.get("soft")) is True,
         is_share=name == "quality" and _is_share(text, unit, metric, original),
         predicted_loss=number(predicted.get("loss")) if name == "quality" else None,
-        estimated=name == "latency" and is_estimated(result),
+        estimated=name == "energy" or (name == "latency" and is_estimated(result)),
     )
 
 

@@ -40,7 +40,8 @@ def verdict(run: RunData) -> Verdict:
         names = " and ".join(soft)
         return Verdict("met", f"Budget met; {names} stays beyond what was aimed at (soft).")
     count = "the limit is" if len(asked) == 1 else f"all {len(asked)} limits are"
-    known = "; latency as estimated" if any(limit.estimated for limit in asked) else ""
+    estimated = " and ".join(limit.name for limit in asked if limit.estimated)
+    known = f"; {estimated} as estimated" if estimated else ""
     return Verdict("met", f"Budget met: {count} kept, as measured{known}.")
 
 

@@ -43,6 +43,17 @@ def latency_text(value: Any) -> str:
     return f"{_digits(ms, 3)} ms"
 
 
+def energy_text(millijoules: Any) -> str:
+    """Energy in the unit that reads best."""
+    value = number(millijoules)
+    if value is None:
+        return NOTHING
+    for unit, factor in (("J", 1e-3), ("mJ", 1.0), ("µJ", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} nJ"
+
+
 def seconds_text(value: Any) -> str:
     """A duration in s, min or h."""
     seconds = number(value)

@@ -52,7 +52,8 @@ class Bench:
     @property
     def base(self) -> Measured:
         """The original, once a batch was measured."""
-        return Measured(self.quality, self._original.size_bytes, self.latency_ms)
+        energy = self.prepared.footprints.of({}).energy_mj
+        return Measured(self.quality, self._original.size_bytes, self.latency_ms, energy)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -90,12 +91,13 @@ class Bench:
         for finalist, record in zip(finalists, records, strict=True):
             timing = timings[finalist.candidate.id]
             interval = ratio(timing, reference, self._generator)
+            footprint = self.prepared.footprints.of(dict(finalist.candidate.choices))
             measured = Measured(
                 self.prepared.study.task.evaluate(finalist.module, "selection"),
                 finalist.size_bytes,
                 timing.p20_ms * (self.latency_ms / reference.p20_ms),
+                footprint.energy_mj,
             )
-            footprint = self.prepared.footprints.of(dict(finalist.candidate.choices))
             rooms = self.prepared.footprints.rooms(footprint, finalist.size_bytes)
             same = same_work(finalist.proto, self._original.proto)
             no_gain = self._must_be_faster and (same or interval.high >= 1)

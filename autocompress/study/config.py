@@ -198,12 +198,23 @@ def make_study(
     if settings.stop_when_met and not limits:
         raise ConfigError("stop_when_met: there is no limit that could be met; add one")
     device = get_device(settings.device, folder)
+    if "energy" in limits and device.energy is None:
+        raise ConfigError(
+            f"budget energy={limits['energy'].text}: device {device.name!r} gives no figures for"
+            " energy; name byte_pj in its data sheet"
+        )
     return Study(name, task, settings, space, space_file, objective, device, limits, folder)
 
 
 def with_overrides(settings: StudyFile, overrides: Mapping[str, Any]) -> StudyFile:
     """The settings with some keys replaced."""
     return validate({**settings.model_dump(), **overrides}, StudyFile, "override")
+
+
+def with_evaluations(study: Study, evaluations: int) -> Study:
+    """The study with another, short search, which nothing but its passes and time ends."""
+    short = {"evaluations": evaluations, "stop_when_met": False}
+    return replace(study, settings=with_overrides(study.settings, short))
 
 
 def parse_duration(text: str) -> float:

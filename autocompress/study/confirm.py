@@ -249,6 +249,20 @@ def _worse(verdict: Verdict, original: Measured) -> str:
     return ""
 
 
+def is_closer(second: Confirmation, first: Confirmation) -> bool:
+    """Whether the winner of one confirmation comes closer to the budget than that of another."""
+    if second.winner is None or first.winner is None:
+        return first.winner is None and second.winner is not None
+
+    def missed(found: Confirmation, verdict: Verdict) -> tuple[float, ...]:
+        return (
+            float(not verdict.met),
+            *shortfall(found.targets, verdict.measured, found.original),
+        )
+
+    return missed(second, second.winner) < missed(first, first.winner)
+
+
 def test(prepared: Prepared, winner: Finalist) -> Test:
     """The winner and the original on the test split, the winner as its ONNX file runs.
 

@@ -18,7 +18,7 @@ from autocompress.study.loop import History
 from autocompress.study.prepare import Prepared
 from autocompress.study.result import anchor, costs, probes, versions
 from autocompress.study.storage import NAMES, Record
-from autocompress.study.targets import Measured
+from autocompress.study.targets import COSTS, Measured
 
 LEAST_LOSS = 1e-9  # losses below this are equal
 
@@ -42,12 +42,8 @@ def details(
                 "limit": row["limit"],
                 "unit": row["unit"],
                 "direction": row["direction"],
-                "measured": measured[
-                    {"quality": "quality", "size": "size_bytes", "latency": "latency_ms"}[name]
-                ],
-                "predicted": result["best"]["predicted"].get(
-                    {"size": "size_bytes", "latency": "latency_ms"}.get(name)
-                ),
+                "measured": measured[COSTS[name]],
+                "predicted": result["best"]["predicted"].get(COSTS[name]),
                 "met": row["met"],
                 "soft": row["soft"],
                 "binding": result["binding"] == name,

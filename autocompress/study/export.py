@@ -124,8 +124,8 @@ def _choose(
 
 def _within(prepared: Prepared, records: Sequence[Record], budget: Sequence[str]) -> Record:
     limits = parse_budget(budget)
-    if "quality" in limits:
-        raise ConfigError("export --budget takes size and latency; quality needs a run")
+    if set(limits) - {"size", "latency"}:
+        raise ConfigError("export --budget takes size and latency; other limits need `retarget`")
     dense = {unit: Option() for unit in prepared.space.units}
     original = {
         "size": float(prepared.model.size_bytes),

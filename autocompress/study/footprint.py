@@ -5,14 +5,17 @@ The memories of a device that is known from its data sheet are compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from autocompress.hardware.device import Device
 from autocompress.hardware.memory import peak_bytes
 from autocompress.hardware.rest import Shapes, rest_work, tensor_shapes
 from autocompress.hardware.work import layer_work
+from autocompress.search.problem import Resource
 from autocompress.search_space.option import Option
 from autocompress.study.subject import Model
 
@@ -92,6 +95,25 @@ class Footprints:
                 work += layer_work(layer, choices.get(layer.name, Option()))
             spent = energy.millijoules(work)
         return Footprint(spent, peak_bytes(graph, shapes, choices))
+
+    def energy(self, units: Mapping[str, Sequence[Option]]) -> Resource:
+        """Millijoules as the search adds them up; what is outside of layers counts as wide as in
+        the original, so that a narrow candidate takes a little less than this says.
+
+        Args:
+            units: Layer name to its options; other layers are dense float32.
+        """
+        graph, energy = self._model.graph, self._device.energy
+        assert energy is not None, "a budget on energy was refused where it has no figures"
+        layers = {layer.name: layer for layer in graph.layers}
+        fixed = rest_work(graph, self._shapes({}))
+        for name, layer in layers.items():
+            fixed += () if name in units else layer_work(layer, Option())
+        tables = tuple(
+            np.array([energy.millijoules(layer_work(layers[name], option)) for option in menu])
+            for name, menu in units.items()
+        )
+        return Resource(energy.millijoules(fixed), tables)
 
     def rooms(self, footprint: Footprint, size_bytes: float) -> tuple[Room, ...]:
         """The memories that the device gives, with what a model takes of each."""

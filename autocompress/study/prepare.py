@@ -28,6 +28,21 @@ from autocompress.study.traced import write_trace
 
 
 @dataclass(frozen=True)
+class Correction:
+    """How latency near the limit differs from what the cost model says.
+
+    Args:
+        ratio: Measured over predicted, both as shares of the original.
+        error: Relative scatter of candidates around that; None where nothing was measured.
+        candidates: How many were.
+    """
+
+    ratio: float = 1.0
+    error: float | None = None
+    candidates: int = 0
+
+
+@dataclass(frozen=True)
 class Prepared:
     """All that the search and the confirmation need.
 
@@ -42,6 +57,7 @@ class Prepared:
         fit: How far to trust them; None where they are estimates.
         coverage: How many of them were measured.
         prices: Loss tables and costs in numbers.
+        correction: What was measured at the latency limit.
     """
 
     study: Study
@@ -54,6 +70,7 @@ class Prepared:
     fit: Fit | None
     coverage: Coverage
     prices: Prices
+    correction: Correction = Correction()
 
     def evaluate(self, candidate: Candidate) -> Measurement:
         """The proxy loss of a candidate."""

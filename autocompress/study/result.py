@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from autocompress.hardware.device import machine_fingerprint
 from autocompress.search.problem import LOSS, Problem
+from autocompress.search_space.candidate import Candidate
 from autocompress.study.confirm import Confirmation, Test
 from autocompress.study.events import Log
 from autocompress.study.finalist import Probe, Verdict
@@ -38,8 +39,8 @@ def describe(
     final = base if winner is None else winner.measured
     original = base
     if tested is not None:
-        final = Measured(tested.winner, final.size_bytes, final.latency_ms)
-        original = Measured(tested.original, base.size_bytes, base.latency_ms)
+        final = replace(final, quality=tested.winner)
+        original = replace(base, quality=tested.original)
     targets = [
         _against(target, study.budget, original, study.higher_is_better)
         for target in confirmation.targets
@@ -159,12 +160,8 @@ def budget_rows(
 
 
 def costs(measured: Measured) -> dict[str, float]:
-    """The three costs by the names of `result.json`."""
-    return {
-        "quality": measured.quality,
-        "size_bytes": measured.size_bytes,
-        "latency_ms": measured.latency_ms,
-    }
+    """Quality and costs by the names of `result.json`; energy only where it is known."""
+    return {name: value for name, value in asdict(measured).items() if value is not None}
 
 
 def anchor(prepared: Prepared, original: Measured) -> float:
@@ -206,8 +203,9 @@ def _binding(
         return max(missed, key=lambda name: missed[name])
     if winner is None:
         return None
+    indices = prepared.space.indices(Candidate.from_dict(winner.record.choices))
     used = {
-        name.split("_")[0]: winner.record.value(name) / limit
+        name.split("_")[0]: problem.cost(name, indices) / limit
         for name, limit in problem.limits.items()
         if name != LOSS and limit
     }

@@ -4,21 +4,27 @@ stopped.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from autocompress.errors import StorageError
+from autocompress.search.problem import Problem
 from autocompress.study.choose import choose, reserves
-from autocompress.study.config import Study
-from autocompress.study.confirm import confirm, test
+from autocompress.study.config import Study, with_evaluations
+from autocompress.study.confirm import Confirmation, confirm, is_closer, test
+from autocompress.study.correction import corrected, recorrected
 from autocompress.study.events import Listener, Log
 from autocompress.study.front import front_of
 from autocompress.study.lock import lock
-from autocompress.study.prepare import prepare
-from autocompress.study.searching import search_all
+from autocompress.study.prepare import Prepared, prepare
+from autocompress.study.searching import joined, search_all
 from autocompress.study.ship import Outcome, ship
 from autocompress.study.status import JOURNAL, begin, finish
 from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
+
+AGAIN = 2  # more searches, where the clock says that the latency limit is missed by a little
+EVALUATIONS = 16  # of each
 
 
 def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
@@ -43,7 +49,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
         begin(folder, study, fingerprint)
-        prepared = prepare(study, model, space, folder, log)
+        prepared = corrected(prepare(study, model, space, folder, log), folder, log)
         storage = StudyStorage(
             folder / JOURNAL,
             menus_of(prepared.space),
@@ -51,11 +57,22 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         )
         log.stage("search", f"{study.settings.evaluations} evaluations")
         history, problem = search_all(prepared, storage, log)
+        confirmation = _confirm(prepared, problem, storage, log)
+        for _ in range(AGAIN):
+            ranked, base = confirmation.verdicts, confirmation.original
+            correction = recorrected(prepared, ranked, base, confirmation.targets)
+            if correction is None:
+                break
+            nearer = replace(prepared, correction=correction)
+            log.stage("search", "once more, under what the clock says")
+            short = replace(nearer, study=with_evaluations(study, EVALUATIONS))
+            more, tighter = search_all(short, storage, log, storage.records())
+            history = joined(prepared, history, more)
+            again = _confirm(nearer, tighter, storage, log)
+            if not is_closer(again, confirmation):
+                break
+            prepared, problem, confirmation = nearer, tighter, again
         records = storage.records()
-        log.stage("confirm", "measuring the best few")
-        chosen = choose(prepared, problem, records)
-        more = reserves(prepared, problem, records, chosen)
-        confirmation = confirm(prepared, chosen, front_of(records), log, more)
         tested = None
         if confirmation.winner is not None:
             log.stage("test", "the test split, once")
@@ -69,3 +86,13 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         outcome = ship(prepared, problem, history, records, confirmation, tested, folder, log)
         finish(folder)
         return outcome
+
+
+def _confirm(
+    prepared: Prepared, problem: Problem, storage: StudyStorage, log: Log
+) -> Confirmation:
+    log.stage("confirm", "measuring the best few")
+    records = storage.records()
+    chosen = choose(prepared, problem, records)
+    more = reserves(prepared, problem, records, chosen)
+    return confirm(prepared, chosen, front_of(records), log, more)

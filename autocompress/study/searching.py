@@ -25,7 +25,14 @@ from autocompress.study.front import by_knee
 from autocompress.study.loop import History, Stops, search, trial_of
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record, StudyStorage
-from autocompress.study.targets import SIZE_RESERVE, Measured, Target, search_limits, targets_of
+from autocompress.study.targets import (
+    COSTS,
+    SIZE_RESERVE,
+    Measured,
+    Target,
+    search_limits,
+    targets_of,
+)
 
 SWEPT = 24  # budgets tried to learn how much loss the metric bears
 RESOURCES = {"size": "size_bytes", "latency": "latency_ms"}
@@ -34,10 +41,13 @@ RESOURCES = {"size": "size_bytes", "latency": "latency_ms"}
 def make_problem(prepared: Prepared) -> Problem:
     """The search in numbers, under the hard limits of the budget less the reserves."""
     prices = prepared.prices
+    resources = {"size_bytes": prices.size, "latency_ms": prices.latency}
+    if "energy" in prepared.study.budget:
+        resources["energy_mj"] = prepared.footprints.energy(prepared.space.units)
     return Problem(
         units=tuple(prepared.space.units),
         losses=prices.losses,
-        resources={"size_bytes": prices.size, "latency_ms": prices.latency},
+        resources=resources,
         labels=prices.labels,
         limits=_limits(prepared, soft=False),
         front=tuple(RESOURCES[name] for name in prepared.study.objective.front),
@@ -60,8 +70,14 @@ def _tie(prepared: Prepared, width: SharedWidth) -> Tie:
 def _limits(prepared: Prepared, soft: bool) -> dict[str, float]:
     original = prepared.latency.predict({unit: Option() for unit in prepared.space.units})
     budget = {name: limit for name, limit in prepared.study.budget.items() if limit.soft == soft}
-    error = prepared.fit.mape_percent if prepared.fit else 0.0
-    limits = search_limits(budget, original_of(prepared).size_bytes, original, error)
+    correction = prepared.correction
+    error = prepared.fit.mape_percent / 100 if prepared.fit else 0.0
+    if correction.error is not None:
+        error = correction.error
+    energy = prepared.footprints.of({}).energy_mj or 0.0
+    limits = search_limits(budget, original_of(prepared).size_bytes, original, error, energy)
+    if "latency_ms" in limits:
+        limits["latency_ms"] /= correction.ratio
     sheet = prepared.study.device.sheet
     if sheet is not None and sheet.flash_kib and not soft:
         flash = 1024 * sheet.flash_kib * (1 - SIZE_RESERVE)
@@ -84,7 +100,11 @@ def _aimed(prepared: Prepared, problem: Problem, log: Log) -> Problem:
 
 def _held(prepared: Prepared, problem: Problem) -> Problem:
     """The problem without the soft limits: what misses one is feasible all the same."""
-    soft = {RESOURCES.get(name, LOSS) for name, lim in prepared.study.budget.items() if lim.soft}
+    soft = {
+        LOSS if name == "quality" else COSTS[name]
+        for name, limit in prepared.study.budget.items()
+        if limit.soft
+    }
     limits = {name: limit for name, limit in problem.limits.items() if name not in soft}
     return replace(problem, limits=limits)
 
@@ -163,7 +183,14 @@ def _run(
     return history
 
 
-def _summed(prepared: Prepared, parts: Sequence[History], sampler: Sampler) -> History:
+def joined(prepared: Prepared, first: History, second: History) -> History:
+    """Two searches of a run as one; the moves are those of the first."""
+    total = _summed(prepared, [first, second], None)
+    total.moves = first.moves
+    return total
+
+
+def _summed(prepared: Prepared, parts: Sequence[History], sampler: Sampler | None) -> History:
     """The parts of a search as one, with what it cost and what its moves earned."""
     total = History()
     for part in parts:

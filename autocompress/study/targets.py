@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from autocompress.errors import DeviceError
 from autocompress.objective.budget import BASE_UNIT, Limit
+
+# Names of limits to those of what is measured.
+COSTS = {
+    "quality": "quality",
+    "size": "size_bytes",
+    "latency": "latency_ms",
+    "energy": "energy_mj",
+}
 
 SIZE_RESERVE = 0.01  # the final fit changes coded bytes by less than this
 LATENCY_RESERVE = 0.05  # the most that the cost model's own error holds back
@@ -13,15 +22,24 @@ LATENCY_RESERVE = 0.05  # the most that the cost model's own error holds back
 
 @dataclass(frozen=True)
 class Measured:
-    """A model's quality (in the metric's unit), bytes and milliseconds."""
+    """A model's quality (in the metric's unit), bytes, milliseconds, and estimated millijoules
+    where the device gives figures."""
 
     quality: float
     size_bytes: float
     latency_ms: float
+    energy_mj: float | None = None
 
     def value(self, name: str) -> float:
-        """By the name of a limit: `quality`, `size` or `latency`."""
-        return {"quality": self.quality, "size": self.size_bytes, "latency": self.latency_ms}[name]
+        """By the name of a limit.
+
+        Raises:
+            DeviceError: If energy is asked of a device that gives no figures for it.
+        """
+        found = getattr(self, COSTS[name])
+        if found is None:
+            raise DeviceError(f"the device gives no figures for {name}, which the budget limits")
+        return float(found)
 
 
 @dataclass(frozen=True)
@@ -29,11 +47,11 @@ class Target:
     """One limit of the budget, in the unit of what it limits.
 
     Args:
-        name: `size`, `latency` or `quality`.
+        name: `size`, `latency`, `energy` or `quality`.
         text: As the user wrote it.
-        bound: Bytes, ms or metric; the most allowed, or the least where `at_least`.
+        bound: Bytes, ms, mJ or metric; the most allowed, or the least where `at_least`.
         at_least: Whether larger values are better.
-        unit: `B`, `ms` or the metric's unit.
+        unit: `B`, `ms`, `mJ` or the metric's unit.
         soft: Whether it is aimed at and reported, but may be missed.
     """
 
@@ -98,7 +116,11 @@ def shortfall(
 
 
 def search_limits(
-    budget: Mapping[str, Limit], size_bytes: float, latency_ms: float, mape_percent: float
+    budget: Mapping[str, Limit],
+    size_bytes: float,
+    latency_ms: float,
+    error: float,
+    energy_mj: float = 0.0,
 ) -> dict[str, float]:
     """Limits of the search by resource: the budget less what predictions may be off by.
 
@@ -106,13 +128,13 @@ def search_limits(
         budget: Limits by name, whose order is kept; quality is not a limit on a resource.
         size_bytes: Of the original.
         latency_ms: Of the original as the cost model predicts it.
-        mape_percent: Held-out error of the cost model.
+        error: Relative error of the cost model.
+        energy_mj: Of the original.
     """
-    reserves = {"size": SIZE_RESERVE, "latency": min(LATENCY_RESERVE, mape_percent / 100)}
-    originals = {"size": ("size_bytes", size_bytes), "latency": ("latency_ms", latency_ms)}
+    reserves = {"size": SIZE_RESERVE, "latency": min(LATENCY_RESERVE, error)}
+    originals = {"size": size_bytes, "latency": latency_ms, "energy": energy_mj}
     limits = {}
     for name, limit in budget.items():
         if name in originals:
-            resource, original = originals[name]
-            limits[resource] = limit.bound(original) * (1 - reserves[name])
+            limits[COSTS[name]] = limit.bound(originals[name]) * (1 - reserves.get(name, 0.0))
     return limits

@@ -32,6 +32,11 @@ from autocompress.toml import presets
         ("size", "3 KiB", 3072, False),
         ("size", " 2 MiB ", 2 * 2**20, False),
         ("latency", "50%", 0.5, True),
+        ("energy", "40%", 0.4, True),
+        ("energy", "500 uJ", 0.5, False),
+        ("energy", "20µJ", 0.02, False),
+        ("energy", "3 mJ", 3, False),
+        ("energy", "1.5 J", 1500, False),
         ("latency", "3 ms", 3, False),
         ("latency", "250us", 0.25, False),
         ("latency", "0.5 s", 500, False),
@@ -104,8 +109,8 @@ def test_limits_with_a_sign_of_comparison(text: str, metric: Metric, limit: Limi
         ("accuracy>=99%", ACCURACY, "write accuracy>=99 for the value .* quality>=-99% for"),
         ("quality>=-1", ACCURACY, "quality>=-1pt for what may be lost"),
         ("error=3", ERROR, "write error<=3 for the value"),
-        ("error>=-0.5pt", ACCURACY, "'error'; allowed are size, latency, quality, accuracy"),
-        ("accuracy>=98", Metric(), "'accuracy'; allowed are size, latency, quality$"),
+        ("error>=-0.5pt", ACCURACY, "'error'; allowed are size, latency, energy, quality, accuracy"),
+        ("accuracy>=98", Metric(), "'accuracy'; allowed are size, latency, energy, quality$"),
     ],
 )
 def test_a_wrong_sign_says_what_to_write(text: str, metric: Metric, message: str) -> None:
@@ -151,7 +156,7 @@ def test_bounds(text: str, original: float, higher: bool, bound: float) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("speed=2", "budget speed=2: unknown limit 'speed'; allowed are size, latency, quality"),
+        ("speed=2", "budget speed=2: unknown limit 'speed'; allowed are size, latency, energy, quality"),
         ("size=25", r"expected a number and a unit \(%, B, kB, KB, MB, GB, KiB, MiB\)"),
         ("size=", "budget size=: expected a number and a unit"),
         ("size=2 ms", "expected a number and a unit"),

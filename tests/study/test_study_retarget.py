@@ -107,7 +107,7 @@ def test_a_goal_replaces_what_the_run_was_after(cli: Cli, run_copy: Path) -> Non
     ("arguments", "words"),
     [
         ([], ["--budget", "--goal"]),
-        (["--budget", "weight=3%"], ["'weight'", "size, latency, quality"]),
+        (["--budget", "weight=3%"], ["'weight'", "size, latency, energy, quality"]),
         (["--budget", "size=20%", "--out", "model.txt"], ["'.txt'", "onnx", "archive"]),
         (["--goal", "make it nice"], ["make it nice"]),
     ],
