@@ -109,7 +109,11 @@ def test_limits_with_a_sign_of_comparison(text: str, metric: Metric, limit: Limi
         ("accuracy>=99%", ACCURACY, "write accuracy>=99 for the value .* quality>=-99% for"),
         ("quality>=-1", ACCURACY, "quality>=-1pt for what may be lost"),
         ("error=3", ERROR, "write error<=3 for the value"),
-        ("error>=-0.5pt", ACCURACY, "'error'; allowed are size, latency, energy, quality, accuracy"),
+        (
+            "error>=-0.5pt",
+            ACCURACY,
+            "'error'; allowed are size, latency, energy, quality, accuracy",
+        ),
         ("accuracy>=98", Metric(), "'accuracy'; allowed are size, latency, energy, quality$"),
     ],
 )
@@ -156,7 +160,10 @@ def test_bounds(text: str, original: float, higher: bool, bound: float) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("speed=2", "budget speed=2: unknown limit 'speed'; allowed are size, latency, energy, quality"),
+        (
+            "speed=2",
+            "budget speed=2: unknown limit 'speed'; allowed are size, latency, energy, quality",
+        ),
         ("size=25", r"expected a number and a unit \(%, B, kB, KB, MB, GB, KiB, MiB\)"),
         ("size=", "budget size=: expected a number and a unit"),
         ("size=2 ms", "expected a number and a unit"),

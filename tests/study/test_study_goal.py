@@ -29,7 +29,9 @@ def test_a_goal_of_the_file_replaces_the_objectives(make_study: Any) -> None:
     assert asked(study) == ("latency", {"size": "25%", "quality": "80"})
     assert study.budget["quality"].is_value
     # The metric has that name only where the file gives it.
-    with pytest.raises(ConfigError, match="'accuracy'; allowed are size, latency, energy, quality, f1"):
+    with pytest.raises(
+        ConfigError, match="'accuracy'; allowed are size, latency, energy, quality, f1"
+    ):
         load_study(make_study({}, goal=GOAL, metric="f1"))
 
 

@@ -206,11 +206,11 @@ def test_a_front_begins_with_its_knee() -> None:
 
 def test_search_is_held_to_less_than_the_budget() -> None:
     budget = parse_budget(["size=10%", "latency=50%", "quality=-1pt"])
-    found = search_limits(budget, 1000, 2.0, mape_percent=3)
+    found = search_limits(budget, 1000, 2.0, error=0.03)
     assert found == {"size_bytes": 99.0, "latency_ms": pytest.approx(0.97)}
-    turned = search_limits(dict(reversed(budget.items())), 1000, 2.0, mape_percent=3)
+    turned = search_limits(dict(reversed(budget.items())), 1000, 2.0, error=0.03)
     assert list(turned) == ["latency_ms", "size_bytes"], "soft limits count in the order given"
-    assert search_limits(budget, 1000, 2.0, mape_percent=50)["latency_ms"] == pytest.approx(0.95)
+    assert search_limits(budget, 1000, 2.0, error=0.5)["latency_ms"] == pytest.approx(0.95)
 
 
 def measured_by(quality_of_loss: Callable[[float], float]) -> tuple[Any, list[float]]:
