@@ -58,6 +58,7 @@ def corrected(prepared: Prepared, folder: Path, listener: Listener) -> Prepared:
     path = folder / NAME
     known = read_json(path) if path.is_file() else {}
     if key not in known:
+        listener.stage("correct", "running candidates at the latency limit")
         found = _measure(prepared, problem, listener)
         known[key] = asdict(found) if found else None
         write_json(path, known)
