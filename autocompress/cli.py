@@ -259,10 +259,15 @@ def retarget(
     goal: Goal = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Model file, .acz or .onnx; RUN/retargeted/CANDIDATE.acz by default."),
+        typer.Option(
+            "-o",
+            "--output",
+            "--out",
+            help="Model file, .acz or .onnx; RUN/retargeted/CANDIDATE.acz by default.",
+        ),
     ] = None,
 ) -> None:
-    """Answer a new budget from a finished run in seconds; limits that are not named stay.
+    """Answer a new budget from a finished run, by 16 evaluations; limits that are not named stay.
 
     The best point of the run for the budget is measured and written, with
     its plan; quality is that of the selection split.
