@@ -143,7 +143,7 @@ def test_objective(refused: Any, make_study: Any, text: str, words: list[str]) -
     ("arguments", "words"),
     [
         (["--budget", "size"], ["'size'", "NAME=VALUE"]),
-        (["--budget", "weight=3%"], ["'weight'", "size, latency, quality"]),
+        (["--budget", "weight=3%"], ["'weight'", "size, latency, energy, quality"]),
         (["--budget", "size=3 apples"], ["size=3 apples", "MB"]),
         (["--budget", "latency=3MB"], ["latency=3MB", "ms"]),
         (["--budget", "size=-3%"], ["size=-3%", "greater than zero"]),
@@ -153,7 +153,7 @@ def test_objective(refused: Any, make_study: Any, text: str, words: list[str]) -
         (["--budget", "size=1%", "--budget", "size=2%"], ["twice"]),
         (["--budget", "quality=98.5"], ["quality>=98.5", "quality>=-98.5pt"]),
         (["--goal", ""], ["goal ''", "what is wanted"]),
-        (["--goal", "minimise energy"], ["'energy'", "size, latency, quality, accuracy"]),
+        (["--goal", "minimise power"], ["'power'", "size, latency, quality, accuracy"]),
         (["--goal", "minimise size"], ["nothing holds the quality", "quality>=-0.5pt"]),
         (
             ["--goal", "maximise quality s.t. size<=3%", "--budget", "size=2%"],
