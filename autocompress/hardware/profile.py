@@ -34,6 +34,7 @@ from autocompress.search_space.widths import SharedWidth
 
 BLOCKS, BLOCK_MS = 40, 3.0
 FEWEST = 20  # candidates that a fit takes; with ten the error is a quarter larger
+MOST = 100
 # Weights of the candidates that are open at once, to be timed in turn.
 OPEN_BYTES = 1_500_000_000
 
@@ -224,4 +225,4 @@ def _run_count(
     once = timed["dense"].p20_ms
     affordable = int(1000 * seconds / (BLOCKS * max(BLOCK_MS, once)))
     wanted = 10 + 3 * sum(map(len, classes.values())) // 2
-    return max(FEWEST, min(wanted, 60, affordable - held_out))
+    return max(FEWEST, min(wanted, MOST, affordable - held_out))
