@@ -158,7 +158,9 @@ def put_before(view: Image.Image, path: Path, generator: np.random.Generator) ->
 
 @cache
 def views(split: str) -> Tensor:
-    """`(n, 3, 224, 224)` views of a split's photographs, in an order that mixes them."""
+    """`(n, 3, 224, 224)` views of a split's photographs, in an order that mixes them; those of the
+    calibration split in two parts, so that candidates are not judged on photographs that options
+    are fitted to."""
     made, order = made_views(split)
     return made[order]
 
@@ -175,7 +177,9 @@ def made_views(split: str) -> tuple[Tensor, Tensor]:
     """The views, photograph after photograph, and a permutation that mixes them."""
     generator = np.random.default_rng([0, list(SHARES).index(split)])
     paths = photographs()[split]
-    before = generator.permutation(np.arange(VIEWS[split]) % max(1, len(things()[split])))
+    paths = tuple(paths[place] for place in generator.permutation(len(paths)))
+    # One thing after another as well, so that the two parts of the calibration share none.
+    before = generator.permutation(len(things()[split]))
     made: list[Tensor] = []
     for index, path in enumerate(paths):
         image = opened(path)
@@ -183,9 +187,14 @@ def made_views(split: str) -> tuple[Tensor, Tensor]:
         for _ in range(share):
             view = crop(image, generator)
             if len(made) % 2 and things()[split]:
-                view = put_before(view, things()[split][before[len(made)]], generator)
+                thing = before[len(made) * len(before) // VIEWS[split]]
+                view = put_before(view, things()[split][thing], generator)
             made.append(pixels(view))
-    return torch.stack(made), torch.from_numpy(generator.permutation(len(made)))
+    count = len(made)
+    # The last quarter of the calibration inputs is what candidates are judged on (`search_share`).
+    bounds = (0, 3 * count // 4, count) if split == "calibration" else (0, count)
+    parts = [a + generator.permutation(b - a) for a, b in itertools.pairwise(bounds)]
+    return torch.stack(made), torch.from_numpy(np.concatenate(parts))
 
 
 if __name__ == "__main__":
