@@ -187,6 +187,25 @@ class FakeQuantize(nn.Module):
         return f"scale={self.grid.scale:.4g}, zero_point={self.grid.zero_point}"
 
 
+def bias_codes(bias: Tensor, stored: StoredTensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """A bias as integer kernels add it: in steps of input times weight.
+
+    Args:
+        bias: `(rows,)`.
+        stored: The weights of its step, integer codes.
+        grid: Of the step's input.
+
+    Returns:
+        Codes `(rows,)` int32, and their steps `(rows,)` float32.
+    """
+    assert stored.scale is not None, "int8 layers store codes"
+    scale = torch.tensor(grid.scale, dtype=torch.float32) * stored.scale.float()
+    steps = bias.double() / torch.where(scale > 0, scale, 1.0).double()
+    limit = 2**31 - 1
+    codes = torch.where(scale > 0, steps.round().clamp(-limit, limit), 0.0)
+    return codes.to(torch.int32), scale
+
+
 def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
     """A module that computes `layer` with the stored weights in its place.
 
@@ -207,7 +226,12 @@ def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
     else:
         raise TypeError(f"build_module: {type(layer).__name__} is neither Linear nor Conv2d")
     if treated.bias is not None:
-        steps[-1].bias = nn.Parameter(treated.bias.float(), requires_grad=False)
+        bias = treated.bias.float()
+        grid = treated.grids[len(steps) - 1] if treated.is_int8 else None
+        if grid is not None:
+            codes, scale = bias_codes(bias, treated.weights[-1], grid)
+            bias = codes * scale
+        steps[-1].bias = nn.Parameter(bias, requires_grad=False)
     modules: list[nn.Module] = []
     for index, step in enumerate(steps):
         grid = treated.grids[index] if treated.is_int8 else None

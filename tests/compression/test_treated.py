@@ -10,6 +10,7 @@ from autocompress.compression.treated import (
     Grid,
     StoredTensor,
     Treated,
+    bias_codes,
     build_module,
 )
 
@@ -133,7 +134,23 @@ def test_an_output_without_a_grid_stays_float() -> None:
     assert [type(step) for step in built.children()] == [FakeQuantize, nn.Linear]
     x = torch.randn(6, 5)
     rounded = FakeQuantize(Grid(0.02, 100))(x)
-    torch.testing.assert_close(built(x), rounded @ treated.matrix().T + bias_of(layer))
+    torch.testing.assert_close(built(x), rounded @ treated.matrix().T + built[-1].bias)
+
+
+def test_the_bias_of_an_int8_layer_is_in_steps_of_input_times_weight() -> None:
+    layer, stored, grid = nn.Linear(5, 3), integers(3, 5), Grid(0.02, 100)
+    bias = bias_of(layer)
+    codes, scale = bias_codes(bias, stored, grid)
+    assert codes.dtype == torch.int32
+    torch.testing.assert_close(scale, 0.02 * stored.scale.float())
+    assert bool(((codes * scale - bias).abs() <= 0.5001 * scale).all())
+    int8 = build_module(layer, Treated((stored,), bias, (grid, None)))
+    assert torch.equal(int8[-1].bias, codes * scale)
+    floats = build_module(layer, Treated((stored,), bias))
+    assert torch.equal(floats.bias, bias)
+    # A row without weights has no step; neither has its bias.
+    empty = StoredTensor(8, torch.zeros(3, 5, dtype=torch.int8), torch.zeros(3).half())
+    assert not bias_codes(bias, empty, grid)[0].any()
 
 
 def test_an_int8_layer_is_what_integer_arithmetic_gives() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from autocompress.compression.treated import Grid, StoredTensor, Treated
+from autocompress.compression.treated import Grid, StoredTensor, Treated, bias_codes
 from autocompress.errors import DeviceError
 from autocompress.model.layer import Layer
 
@@ -189,11 +189,7 @@ class _Writer:
         return self.node("DequantizeLinear", [codes, scale, zero], target, once=True, axis=0)
 
     def int32_bias(self, bias: Tensor, stored: StoredTensor, grid: Grid) -> str:
-        assert stored.scale is not None
-        scale = np.float32(grid.scale) * stored.scale.float().numpy()
-        steps = bias.double().numpy() / np.where(scale > 0, scale, 1).astype(np.float64)
-        limit = 2**31 - 1
-        codes = np.where(scale > 0, np.clip(np.rint(steps), -limit, limit), 0).astype(np.int32)
+        codes, scale = (part.numpy() for part in bias_codes(bias, stored, grid))
         names = [self.tensor("bias", codes), self.tensor("bias/scale", scale)]
         return self.node("DequantizeLinear", names, self.shared("bias/value"), once=True, axis=0)
 
