@@ -19,6 +19,7 @@ from autocompress.study.correction import NAME, corrected, recorrected
 from autocompress.study.events import Silent
 from autocompress.study.finalist import Verdict
 from autocompress.study.prepare import Correction, Prepared, prepare
+from autocompress.study.run import run_study
 from autocompress.study.searching import make_problem
 from autocompress.study.storage import Record
 from autocompress.study.subject import look
@@ -129,3 +130,25 @@ def test_another_search_is_not_made_where_it_cannot_help() -> None:
     assert after([verdict(0.52, 0.5, quality=80)], "latency=50%", "quality=-1pt") is None
     assert after([verdict(0.52, 0.5)], "size=5%", "latency=50%") is None
     assert after([verdict(0.52, 0.5)], "latency=50%", sheet=object()) is None
+
+
+def test_a_second_search_goes_on_with_what_the_first_has_found(
+    make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def once(*given: Any) -> Correction | None:
+        asked.append(given)
+        return Correction(1.02, 0.01, 1) if len(asked) == 1 else None
+
+    monkeypatch.setattr("autocompress.study.run.recorrected", once)
+    study = load_study(make_study({"size": "25%", "latency": "120%", "quality": "-20pt"}))
+    outcome = run_study(study, tmp_path / "run", Silent())
+    assert asked
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    stages = [line["name"] for line in log if line["event"] == "stage"]
+    assert stages.count("search") == stages.count("confirm") == 2
+    history = json.loads((tmp_path / "run" / "details.json").read_text())["history"]
+    assert [row["evaluation"] for row in history] == list(range(1, len(history) + 1))
+    assert outcome.result["best"]["candidate"]
+    assert outcome.result["evaluations"] > 12
