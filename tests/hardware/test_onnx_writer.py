@@ -80,7 +80,7 @@ def test_int8_layers_are_fused_and_within_two_steps_of_their_twin(
     step = treated["head"].grids[-1].scale
     difference = np.abs(run(proto, mixed.inputs) - mixed.twin(treated).numpy())
     assert difference.max() <= 2.01 * step
-    assert (difference > 0.5 * step).mean() < 0.01
+    assert (difference > 0.5 * step).mean() < 0.05
 
 
 def test_relu6_and_zeros_around_an_input_belong_to_the_layer(mobile) -> None:
