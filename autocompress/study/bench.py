@@ -49,11 +49,16 @@ class Bench:
         """Of the original."""
         return self.prepared.study.task.evaluate(self.prepared.model.dense, "selection")
 
+    @cached_property
+    def _original_energy_mj(self) -> float | None:
+        return self.prepared.footprints.of({}).energy_mj
+
     @property
     def base(self) -> Measured:
         """The original, once a batch was measured."""
-        energy = self.prepared.footprints.of({}).energy_mj
-        return Measured(self.quality, self._original.size_bytes, self.latency_ms, energy)
+        return Measured(
+            self.quality, self._original.size_bytes, self.latency_ms, self._original_energy_mj
+        )
 
     @property
     def targets(self) -> tuple[Target, ...]:

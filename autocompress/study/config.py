@@ -198,17 +198,26 @@ def make_study(
     if settings.stop_when_met and not limits:
         raise ConfigError("stop_when_met: there is no limit that could be met; add one")
     device = get_device(settings.device, folder)
-    if "energy" in limits and device.energy is None:
-        raise ConfigError(
-            f"budget energy={limits['energy'].text}: device {device.name!r} gives no figures for"
-            " energy; name byte_pj in its data sheet"
-        )
+    check_limits(limits, device)
     return Study(name, task, settings, space, space_file, objective, device, limits, folder)
 
 
 def with_overrides(settings: StudyFile, overrides: Mapping[str, Any]) -> StudyFile:
     """The settings with some keys replaced."""
     return validate({**settings.model_dump(), **overrides}, StudyFile, "override")
+
+
+def check_limits(limits: Mapping[str, Limit], device: Device) -> None:
+    """Refuses limits on what nothing is known of.
+
+    Raises:
+        ConfigError: If energy is limited on a device that gives no figures for it.
+    """
+    if "energy" in limits and device.energy is None:
+        raise ConfigError(
+            f"budget energy={limits['energy'].text}: device {device.name!r} gives no figures for"
+            " energy; name byte_pj in its data sheet"
+        )
 
 
 def with_evaluations(study: Study, evaluations: int) -> Study:

@@ -43,7 +43,7 @@ GAP, NODES = 0.01, 2000  # near the optimum is near enough
 
 
 def corrected(prepared: Prepared, folder: Path, listener: Listener) -> Prepared:
-    """The run with the latency limit of its search put right, where it has one that binds.
+    """The run with the hard latency limit of its search put right, where it has one that binds.
 
     The correction is kept in the run directory, so that a run that goes on searches under the
     same limits.

@@ -20,7 +20,13 @@ from autocompress.objective.budget import Metric, parse_budget
 from autocompress.search.problem import Problem
 from autocompress.study.bench import Bench
 from autocompress.study.choose import choose
-from autocompress.study.config import Study, load_study, with_evaluations, with_overrides
+from autocompress.study.config import (
+    Study,
+    check_limits,
+    load_study,
+    with_evaluations,
+    with_overrides,
+)
 from autocompress.study.confirm import rank
 from autocompress.study.correction import corrected, recorrected
 from autocompress.study.events import Listener, Log
@@ -128,6 +134,7 @@ def _study(begun: dict[str, Any], folder: Path, budget: Sequence[str], goal: str
         study = load_study(folder, begun["overrides"], begun["budget"])
         metric = Metric(study.settings.metric, study.higher_is_better)
         study = replace(study, budget={**study.budget, **parse_budget(budget, metric)})
+        check_limits(study.budget, study.device)
     study = with_evaluations(study, EVALUATIONS)
     return replace(study, settings=with_overrides(study.settings, {"max_time": ""}))
 

@@ -74,7 +74,9 @@ def _limits(prepared: Prepared, soft: bool) -> dict[str, float]:
     error = prepared.fit.mape_percent / 100 if prepared.fit else 0.0
     if correction.error is not None:
         error = correction.error
-    energy = prepared.footprints.of({}).energy_mj or 0.0
+    energy = 0.0
+    if "energy" in budget:
+        energy = prepared.footprints.of({}).energy_mj or 0.0
     limits = search_limits(budget, original_of(prepared).size_bytes, original, error, energy)
     if "latency_ms" in limits:
         limits["latency_ms"] /= correction.ratio

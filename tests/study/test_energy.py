@@ -84,6 +84,16 @@ def test_a_device_without_figures_is_named(study: Make, cli: Cli) -> None:
     assert "byte_pj" in err
 
 
+def test_a_new_budget_is_refused_likewise(make_study: Make, cli: Cli, tmp_path: Path) -> None:
+    board = make_study({"size": "50%"}, device="board.toml", evaluations=4)
+    (board / "space.toml").write_text(EIGHT)
+    (board / "board.toml").write_text(BOARD)
+    assert cli("run", board, "--out", tmp_path / "run")[0] == 0
+    code, _, err = cli("retarget", tmp_path / "run", "--budget", "energy=50%")
+    assert code == 2
+    assert "byte_pj" in err
+
+
 def test_soft_limits_and_devices_with_figures_are_taken(study: Make) -> None:
     asked = load_study(study(), {"device": "onnxruntime-cpu"}, ["energy~30%"])
     assert asked.budget["energy"].soft

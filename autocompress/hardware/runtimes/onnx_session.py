@@ -75,8 +75,8 @@ def open_session(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Where a code is above 64, the fast kernels of some processors overflow: sums are silently
-    # wrong.  With this the runtime takes slower, exact ones; it does so on every x86 processor
-    # (ResNet-20 in int8: 30 % slower with VNNI), so that it is asked for only where it is needed.
+    # wrong.  With this the runtime takes slower, exact ones; it does so on every x86 processor, so
+    # that it is asked for only where it is needed.
     if exact_bits() < 8 and largest_code(model) > 64:
         options.add_session_config_entry(EXACT_KEY, "1")
     if optimized_path is not None:
