@@ -5,48 +5,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from autocompress.errors import InfeasibleError, UndecidedError
 from autocompress.search.problem import (
     LOSS,
     Candidate,
-    Edge,
     Floats,
     Problem,
     Tables,
     slack,
 )
+from autocompress.search.programme import Programme, programme_of
 from autocompress.search.quiet import without_stray_lines
 
 GAP = 1e-6
 MOST_NODES = 1_000_000
 _INFEASIBLE = 2  # status of `milp` when it is proven; any other without a solution is no proof
 _FEASIBILITY = 1e-6  # HiGHS keeps a row only up to this much of its right-hand side
-
-
-@dataclass(frozen=True, eq=False)
-class _Model:
-    """Columns: one binary per unit and option, then one share per direction of an edge and one per
-    set of units that have a joint cost.
-
-    Rows of `choice` sum to `choice_sums`: one option a unit, and in a tie as many of a level in
-    one unit as in the next.
-    """
-
-    columns: int
-    starts: Floats
-    choice: csr_array
-    choice_sums: Floats
-    links: csr_array | None
-    links_upper: Floats
-    upper: Floats
-    rows: Mapping[str, Floats]
-    constants: Mapping[str, float]
 
 
 def solve_integer(
@@ -72,7 +51,7 @@ def solve_integer(
     Raises:
         InfeasibleError: If nothing meets the limits; `infeasible.prove` explains why.
     """
-    model = _build(problem, loss)
+    model = programme_of(problem, loss)
     found = _run(problem, model, loss, limits, model.rows[minimise], exclude, gap, nodes)
     if found is None:
         finite = {name: limit for name, limit in limits.items() if np.isfinite(limit)}
@@ -99,7 +78,7 @@ def closest(
     Raises:
         InfeasibleError: If nothing meets `kept`.
     """
-    model = _build(problem, loss)
+    model = programme_of(problem, loss)
     names = [name for name, limit in limits.items() if np.isfinite(limit)]
     wide = model.columns + len(names)
     rows, upper = [], []
@@ -162,113 +141,9 @@ def _keeps(
     )
 
 
-def _build(problem: Problem, loss: Tables) -> _Model:
-    sizes = np.array(problem.sizes)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    binaries = int(starts[-1])
-    directions: dict[tuple[int, int], int] = {}
-    for name in problem.resources:
-        for edge in problem.edges(name):
-            for ends, _ in _directions(edge):
-                directions.setdefault(ends, binaries + len(directions))
-    joints: dict[tuple[int, ...], int] = {}
-    for name in problem.resources:
-        for joint in problem.joints(name):
-            joints.setdefault(joint.units, binaries + len(directions) + len(joints))
-    columns = binaries + len(directions) + len(joints)
-    allowed = np.concatenate([np.isfinite(values) for values in loss])
-    rows = {LOSS: np.zeros(columns)}
-    rows[LOSS][:binaries] = np.where(allowed, np.concatenate(list(loss)), 0.0)
-    constants = {LOSS: 0.0}
-    for name, resource in problem.resources.items():
-        rows[name] = np.zeros(columns)
-        rows[name][:binaries] = np.concatenate(problem.unit_costs(name))
-        constants[name] = resource.constant
-        for edge in problem.edges(name):
-            for ends, cost in _directions(edge):
-                rows[name][directions[ends]] += cost
-        for joint in problem.joints(name):
-            rows[name][joints[joint.units]] += joint.cost
-    choice = csr_array(
-        (np.ones(binaries), (np.repeat(np.arange(len(sizes)), sizes), np.arange(binaries))),
-        shape=(len(sizes), columns),
-    )
-    links, links_upper = _links(problem, starts, directions, joints, columns)
-    choice = _tied(problem, starts, choice)
-    upper = np.ones(columns)
-    upper[:binaries][~allowed] = 0.0
-    sums = np.zeros(choice.shape[0])
-    sums[: len(sizes)] = 1.0
-    return _Model(columns, starts, choice, sums, links, links_upper, upper, rows, constants)
-
-
-def _tied(problem: Problem, starts: Floats, choice: csr_array) -> csr_array:
-    """The rows of `choice` and those of the ties."""
-    rows = [choice]
-    for tie in problem.ties:
-        (first, levels), *others = tie.levels.items()
-        for unit, own in others:
-            # One row a level, but for one that the others imply.
-            for level in np.union1d(levels, own)[1:]:
-                row = np.zeros(choice.shape[1])
-                row[int(starts[first]) : int(starts[first + 1])] = levels == level
-                row[int(starts[unit]) : int(starts[unit + 1])] -= own == level
-                rows.append(csr_array(row[None]))
-    return csr_array(vstack(rows))
-
-
-def _directions(edge: Edge) -> tuple[tuple[tuple[int, int], float], ...]:
-    """The `(float unit, int8 unit)` pairs that an edge charges, with their costs.
-
-    Up from tail to head and down from head to tail are the same event, so they share a column.
-    """
-    assert edge.tail is not None
-    assert edge.head is not None
-    pairs = (((edge.tail, edge.head), edge.up), ((edge.head, edge.tail), edge.down))
-    return tuple(pair for pair in pairs if pair[1])
-
-
-def _links(
-    problem: Problem,
-    starts: Floats,
-    directions: Mapping[tuple[int, int], int],
-    joints: Mapping[tuple[int, ...], int],
-    columns: int,
-) -> tuple[csr_array | None, Floats]:
-    """Rows that make a share tell `low float, high int8`, or `all int8`, whatever the sign of its
-    cost."""
-    if not directions and not joints:
-        return None, np.zeros(0)
-
-    def label(unit: int) -> Floats:
-        row = np.zeros(columns)
-        row[int(starts[unit]) : int(starts[unit + 1])] = problem.label(unit)
-        return row
-
-    rows, upper = [], []
-    for (low, high), column in directions.items():
-        share = _only(column, columns)
-        # share >= high - low, share <= high, share <= 1 - low: exact for labels 0 and 1.
-        rows += [label(high) - label(low) - share, share - label(high), share + label(low)]
-        upper += [0.0, 0.0, 1.0]
-    for units, column in joints.items():
-        share = _only(column, columns)
-        labels = [label(unit) for unit in units]
-        # share <= each label, share >= their sum - (n - 1).
-        rows += [share - row for row in labels] + [np.sum(labels, axis=0) - share]
-        upper += [0.0] * len(units) + [len(units) - 1.0]
-    return csr_array(np.array(rows)), np.array(upper)
-
-
-def _only(column: int, columns: int) -> Floats:
-    row = np.zeros(columns)
-    row[column] = 1.0
-    return row
-
-
 def _run(
     problem: Problem,
-    model: _Model,
+    model: Programme,
     loss: Tables,
     limits: Mapping[str, float],
     objective: Floats,
@@ -306,7 +181,7 @@ def _run(
 
 
 def _scaled(
-    model: _Model, objective: Floats, rows: Sequence[Floats], upper: Sequence[float]
+    model: Programme, objective: Floats, rows: Sequence[Floats], upper: Sequence[float]
 ) -> Floats | None:
     """The objective in units of its linear relaxation; None when that is infeasible.
 
@@ -331,7 +206,7 @@ def _scaled(
 
 
 def _call(
-    model: _Model,
+    model: Programme,
     objective: Floats,
     rows: Floats,
     upper: Floats,
@@ -371,7 +246,7 @@ def _widen(matrix: csr_array, extra: int) -> csr_array:
     )
 
 
-def _read(problem: Problem, model: _Model, values: Floats) -> Candidate:
+def _read(problem: Problem, model: Programme, values: Floats) -> Candidate:
     starts = model.starts.astype(int)
     pairs = itertools.pairwise(starts)
     return tuple(int(np.argmax(values[start:stop])) for start, stop in pairs)
