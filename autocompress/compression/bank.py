@@ -169,6 +169,7 @@ def recipe() -> str:
         "narrow",
         "quantize",
         "sparsify",
+        "stored",
         "treated",
     ):
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
@@ -180,14 +181,17 @@ def _pack(entry: Entry) -> bytes:
     tensors: dict[str, Tensor] = {}
     for index, weight in enumerate(treated.weights):
         tensors[f"codes{index}"] = weight.codes.contiguous()
-        if weight.scale is not None:
-            tensors[f"scale{index}"] = weight.scale.contiguous()
+        for part in ("scale", "zero", "codebook"):
+            values = getattr(weight, part)
+            if values is not None:
+                tensors[f"{part}{index}"] = values.contiguous()
     if treated.bias is not None:
         tensors["bias"] = treated.bias.contiguous()
     if treated.narrow is not None and treated.narrow.inputs is not None:
         tensors["inputs"] = treated.narrow.inputs
     facts = {
         "bits": [weight.bits for weight in treated.weights],
+        "groups": [weight.group for weight in treated.weights],
         "grids": [grid and [grid.scale, grid.zero_point] for grid in treated.grids],
         "sizes": treated.narrow and treated.narrow.sizes,
         "error": entry.error,
@@ -204,8 +208,15 @@ def _read(path: Path) -> Entry | None:
             facts = json.loads(file.metadata()["entry"])
             tensors: Mapping[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         weights = tuple(
-            StoredTensor(bits, tensors[f"codes{index}"], tensors.get(f"scale{index}"))
-            for index, bits in enumerate(facts["bits"])
+            StoredTensor(
+                bits,
+                tensors[f"codes{index}"],
+                tensors.get(f"scale{index}"),
+                group,
+                tensors.get(f"zero{index}"),
+                tensors.get(f"codebook{index}"),
+            )
+            for index, (bits, group) in enumerate(zip(facts["bits"], facts["groups"], strict=True))
         )
         grids = tuple(Grid(*grid) if grid else None for grid in facts["grids"])
         sizes = facts["sizes"]

@@ -1,7 +1,8 @@
 """One stored tensor as bytes and back, bit for bit: the smaller of entropy-coded and packed.
 
-Layout: a byte of settings (bits, of the codes, of the scales), the scales, the codes.
-The shape is not stored: whoever reads knows it.
+Layout: a byte of settings (bits, of the codes, of the scales), the scales, the codes.  Where codes
+are anything but multiples of one step a row, the settings say that a second byte follows
+(`compression/kinds.py`).  The shape is not stored: whoever reads knows it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autocompress.compression import bits
+from autocompress.compression import bits, kinds
 from autocompress.compression.bits import Reader
 from autocompress.compression.entropy import decode_matrix, encode_matrix, entropy_bytes
 from autocompress.compression.treated import StoredTensor
@@ -24,6 +25,7 @@ _PLAIN, _CODED = 0, 1
 _WIDTHS = (2, 3, 4, 6, 8, 16, 32, 7)  # by their number in a file: new ones come last
 # Nothing is stored denser: a damaged shape cannot claim memory of over 4096 times the file.
 _CODES_PER_BYTE = 4096
+_FURTHER = 32  # a second byte of settings follows
 _FLOATS = {16: ("<f2", "<u2"), 32: ("<f4", "<u4")}
 
 
@@ -32,8 +34,10 @@ def encode(tensor: StoredTensor) -> bytes:
 
     Raises:
         ValueError: If the tensor is no matrix, its types do not fit its bits, a code is out of
-            range, or its scales are not `(rows,)` float16.
+            range, or its scales are not float16 of a shape that fits.
     """
+    if not kinds.is_plain(tensor):
+        return _encode_further(tensor)
     _check(tensor)
     codes = np.ascontiguousarray(tensor.codes.detach().cpu().numpy())
     scales, packed_scales = (b"", 0) if tensor.scale is None else _encode_scales(tensor.scale)
@@ -45,13 +49,34 @@ def encode(tensor: StoredTensor) -> bytes:
         # Packing is slow and seldom smaller, which its length tells beforehand.
         is_coded = len(coded) < bits.packed_bytes(codes.size, tensor.bits)
         plain = coded if is_coded else bits.pack(codes.astype(np.int16) + top, tensor.bits)
-    least = _least(codes.shape) - 1 - len(scales)
-    layout = _CODED if len(coded) <= len(plain) or len(plain) < least else _PLAIN
-    head = _WIDTHS.index(tensor.bits) | layout << 3 | packed_scales << 4
-    if layout == _PLAIN:
-        return bytes([head]) + scales + plain
+    head = bytes([_WIDTHS.index(tensor.bits) | packed_scales << 4])
+    return _smaller(head, scales, plain, coded, codes.shape)
+
+
+def _encode_further(tensor: StoredTensor) -> bytes:
+    """Any kind of integer codes: two bytes of settings, scales or codebook, zero points, codes."""
+    kinds.check(tensor)
+    steps = tensor.scale if tensor.codebook is None else tensor.codebook
+    assert steps is not None
+    scales, packed_scales = _encode_scales(steps)
+    head = bytes([_FURTHER | packed_scales << 4]) + kinds.head(tensor)
+    symbols, top = kinds.symbols(tensor)
+    coded = encode_matrix(symbols, top)
+    is_coded = len(coded) < kinds.packed_bytes(tensor)
+    plain = coded if is_coded else kinds.pack(tensor)
+    return _smaller(head, scales + kinds.pack_zero(tensor), plain, coded, symbols.shape)
+
+
+def _smaller(
+    head: bytes, before: bytes, plain: bytes, coded: bytes, shape: tuple[int, ...]
+) -> bytes:
+    """Settings, what comes before the codes, and the smaller form of these."""
+    least = _least(shape) - len(head) - len(before)
+    if len(plain) < len(coded) and len(plain) >= least:
+        return head + before + plain
     # Zero bytes at the end of a coded stream say nothing: they may fill it up.
-    return bytes([head]) + scales + coded + bytes(max(0, least - len(coded)))
+    head = bytes([head[0] | _CODED << 3]) + head[1:]
+    return head + before + coded + bytes(max(0, least - len(coded)))
 
 
 def coded_bytes(tensor: StoredTensor) -> int:
@@ -71,11 +96,14 @@ def decode(data: bytes, shape: tuple[int, int]) -> StoredTensor:
     """
     reader = Reader(data)
     head = reader.byte()
-    if head >= 32:
+    is_further = bool(head & _FURTHER)
+    if head >= 2 * _FURTHER or (is_further and head & 7):
         raise ArchiveError(f"damaged: tensor settings {head} are unknown")
-    width, layout, packed_scales = _WIDTHS[head & 7], head >> 3 & 1, head >> 4
+    width, layout, packed_scales = _WIDTHS[head & 7], head >> 3 & 1, head >> 4 & 1
     if min(shape) < 0 or len(data) < _least(shape):
         raise ArchiveError(f"damaged: a tensor of shape {shape} in {len(data)} bytes")
+    if is_further:
+        return _decode_further(reader, shape, layout, packed_scales)
     if width > 8:
         values = _decode_floats(reader.take(reader.left), shape, width, layout)
         return StoredTensor(width, torch.from_numpy(values), None)
@@ -89,6 +117,21 @@ def decode(data: bytes, shape: tuple[int, int]) -> StoredTensor:
             raise ArchiveError(f"damaged: code {found.max()}, allowed are at most {top}")
         codes = found.astype(np.int8).reshape(shape)
     return StoredTensor(width, torch.from_numpy(codes), scale)
+
+
+def _decode_further(
+    reader: Reader, shape: tuple[int, int], layout: int, packed_scales: int
+) -> StoredTensor:
+    kind = kinds.read_head(reader)
+    found = torch.from_numpy(_decode_scales(reader, kind.steps(shape), packed_scales))
+    zero = kind.read_zero(reader, shape)
+    body = reader.take(reader.left)
+    if layout == _CODED:
+        top = kind.top(found)
+        codes = kind.codes(decode_matrix(body, shape, top), found, zero)
+    else:
+        codes = kind.unpack(body, shape, found, zero)
+    return kind.tensor(codes, found, zero)
 
 
 def _least(shape: tuple[int, ...]) -> int:
@@ -120,7 +163,7 @@ def _check(tensor: StoredTensor) -> None:
 
 def _encode_scales(scale: torch.Tensor) -> tuple[bytes, int]:
     """Float16 patterns as they are (0), or less their smallest in as few bits as hold them (1)."""
-    patterns = scale.detach().cpu().numpy().astype("<f2").view("<u2")
+    patterns = scale.detach().cpu().numpy().astype("<f2").view("<u2").reshape(-1)
     plain = patterns.tobytes()
     low = int(patterns.min(initial=65535))
     width = int(patterns.max(initial=low) - low).bit_length()
@@ -128,13 +171,13 @@ def _encode_scales(scale: torch.Tensor) -> tuple[bytes, int]:
     return (packed, 1) if len(packed) < len(plain) else (plain, 0)
 
 
-def _decode_scales(reader: Reader, rows: int, packed: int) -> NDArray[np.float16]:
+def _decode_scales(reader: Reader, count: int, packed: int) -> NDArray[np.float16]:
     if not packed:
-        return np.frombuffer(reader.take(2 * rows), "<f2").astype(np.float16)
+        return np.frombuffer(reader.take(2 * count), "<f2").astype(np.float16)
     low, width = int.from_bytes(reader.take(2), "little"), reader.byte()
     if width > 16:
         raise ArchiveError(f"damaged: scales of {width} bits")
-    patterns = low + bits.unpack(reader.take(bits.packed_bytes(rows, width)), rows, width)
+    patterns = low + bits.unpack(reader.take(bits.packed_bytes(count, width)), count, width)
     if patterns.size and patterns.max() > 65535:
         raise ArchiveError(f"damaged: a scale of pattern {patterns.max()}")
     return patterns.astype(np.uint16).view(np.float16)

@@ -12,27 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A weight matrix `(rows, columns)` as it is stored.
-
-    Args:
-        bits: 2-8 (integer codes), 16 or 32 (floats).
-        codes: int8 codes in `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, or float16, or float32
-            values.
-        scale: `(rows,)` float16 step of each row for integer codes, else None.
-    """
-
-    bits: int
-    codes: Tensor
-    scale: Tensor | None
-
-    def dense(self) -> Tensor:
-        """The float32 matrix that the stored tensor stands for."""
-        if self.scale is None:
-            return self.codes.float()
-        return self.codes.float() * self.scale.float()[:, None]
+from autocompress.compression.stored import StoredTensor as StoredTensor
 
 
 @dataclass(frozen=True)
@@ -119,9 +99,9 @@ class Treated:
         if inputs is not None:
             taps = weights[0].codes.shape[1] // len(inputs)
             columns = (inputs[:, None] * taps + torch.arange(taps)).flatten()
-            weights[0] = _spread_columns(weights[0], columns, self.narrow.sizes[1] * taps)
+            weights[0] = weights[0].spread_columns(columns, self.narrow.sizes[1] * taps)
         if outputs is not None:
-            weights[-1] = _spread_rows(weights[-1], outputs, self.narrow.sizes[0])
+            weights[-1] = weights[-1].spread_rows(outputs, self.narrow.sizes[0])
             if bias is not None:
                 wide = bias.new_zeros(self.narrow.sizes[0])
                 wide[outputs] = bias
@@ -131,31 +111,13 @@ class Treated:
     def with_outputs(self, outputs: Tensor) -> Treated:
         """A layer that has all of its output channels with some of them only."""
         last = self.weights[-1]
-        scale = None if last.scale is None else last.scale[outputs]
-        kept = StoredTensor(last.bits, last.codes[outputs], scale)
         inputs, width = (self.narrow.inputs, self.narrow.sizes[1]) if self.narrow else (None, 0)
         return Treated(
-            (*self.weights[:-1], kept),
+            (*self.weights[:-1], last.rows(outputs)),
             None if self.bias is None else self.bias[outputs],
             self.grids,
             Narrow((len(last.codes), width), outputs, inputs),
         )
-
-
-def _spread_columns(stored: StoredTensor, columns: Tensor, width: int) -> StoredTensor:
-    wide = stored.codes.new_zeros(len(stored.codes), width)
-    wide[:, columns] = stored.codes
-    return StoredTensor(stored.bits, wide, stored.scale)
-
-
-def _spread_rows(stored: StoredTensor, rows: Tensor, height: int) -> StoredTensor:
-    tall = stored.codes.new_zeros(height, stored.codes.shape[1])
-    tall[rows] = stored.codes
-    scale = None
-    if stored.scale is not None:
-        scale = stored.scale.new_ones(height)  # of rows of zeros any step will do
-        scale[rows] = stored.scale
-    return StoredTensor(stored.bits, tall, scale)
 
 
 def stored_dense(module: nn.Module) -> Treated:
@@ -192,14 +154,13 @@ def bias_codes(bias: Tensor, stored: StoredTensor, grid: Grid) -> tuple[Tensor, 
 
     Args:
         bias: `(rows,)`.
-        stored: The weights of its step, integer codes.
+        stored: The weights of its step, integer codes with one step a row.
         grid: Of the step's input.
 
     Returns:
         Codes `(rows,)` int32, and their steps `(rows,)` float32.
     """
-    assert stored.scale is not None, "int8 layers store codes"
-    scale = torch.tensor(grid.scale, dtype=torch.float32) * stored.scale.float()
+    scale = torch.tensor(grid.scale, dtype=torch.float32) * stored.row_steps()
     steps = bias.double() / torch.where(scale > 0, scale, 1.0).double()
     limit = 2**31 - 1
     codes = torch.where(scale > 0, steps.round().clamp(-limit, limit), 0.0)

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from autocompress.compression.bank import Bank, fingerprint
+from autocompress.compression.bank import Bank, Entry, _pack, _read, fingerprint
 from autocompress.compression.compress import compress_layer
 from autocompress.compression.moments import Statistics, collect
-from autocompress.compression.treated import Treated
+from autocompress.compression.treated import StoredTensor, Treated
 from autocompress.errors import StorageError
 from autocompress.model.layer import Layer
 from autocompress.model.trace import trace
@@ -217,3 +217,34 @@ def test_a_folder_without_permission_is_named(
 def test_an_entry_that_was_never_made_is_a_key_error(fill: Callable[..., Bank]) -> None:
     with pytest.raises(KeyError):
         fill()["0", Option(6)]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        StoredTensor(
+            3,
+            torch.tensor([[1, 0, -3], [2, 2, 1]], dtype=torch.int8),
+            torch.tensor([[0.5, 0.25], [1, 2]]).half(),
+            group=2,
+            zero=torch.tensor([[3, 4], [2, 1]], dtype=torch.uint8),
+        ),
+        StoredTensor(
+            2,
+            torch.tensor([[1, 0, 3], [2, 2, 1]], dtype=torch.uint8),
+            None,
+            codebook=torch.tensor([-1.0, 0.5, 2.0]).half(),
+        ),
+    ],
+)
+def test_every_part_of_a_stored_tensor_is_kept(stored: StoredTensor, tmp_path: Path) -> None:
+    path = tmp_path / "entry.safetensors"
+    path.write_bytes(_pack(Entry(Treated((stored,), None), 0.5)))
+    entry = _read(path)
+    assert entry is not None
+    (found,) = entry.treated.weights
+    assert (found.bits, found.group) == (stored.bits, stored.group)
+    for part in ("codes", "scale", "zero", "codebook"):
+        one, other = getattr(found, part), getattr(stored, part)
+        assert (one is None) == (other is None)
+        assert one is None or (one.dtype == other.dtype and torch.equal(one, other))

@@ -165,9 +165,13 @@ class _Writer:
         if stored.bits == 16:
             half = self.tensor(name, stored.codes.half().reshape(shape).numpy())
             return self.node("Cast", [half], self.shared(f"{name}/float"), once=True, to=1)
+        if stored.group or stored.zero is not None or stored.scale is None:
+            raise DeviceError(
+                f"layer {self.layer.name!r}: an ONNX file holds integer weights with one step for"
+                " each row or for all; codebooks, zero points and runs of columns it does not"
+            )
         # A cast and a product are folded into a float weight when the session loads; a
         # DequantizeLinear node is not, it would run at every call.
-        assert stored.scale is not None
         codes = stored.codes.reshape(shape)
         packed = self.int4(name, codes) if stored.bits <= 4 else self.tensor(name, codes.numpy())
         floats = self.node("Cast", [packed], self.shared(f"{name}/float"), once=True, to=1)
@@ -176,15 +180,16 @@ class _Writer:
         return self.node("Mul", [floats, scale], self.shared(f"{name}/value"), once=True)
 
     def int8_weight(self, index: int, stored: StoredTensor) -> str:
-        if stored.scale is None or stored.bits > 8:
+        if not stored.is_uniform:
             raise DeviceError(
-                f"layer {self.layer.name!r}: int8 activations need weights of at most 8 bits"
+                f"layer {self.layer.name!r}: int8 activations need weights of at most 8 bits with"
+                " one step for each row or for all"
             )
         name = f"weight{index}"
         codes = self.tensor(name, stored.codes.reshape(self.shape(index, stored)).numpy())
-        scale = self.tensor(f"{name}/scale", stored.scale.float().numpy())
+        scale = self.tensor(f"{name}/scale", stored.row_steps().numpy())
         # Without an explicit zero point onnxruntime does not fuse QGemm.
-        zero = self.tensor(f"{name}/zero", np.zeros(len(stored.scale), np.int8))
+        zero = self.tensor(f"{name}/zero", np.zeros(len(stored.codes), np.int8))
         target = self.shared(f"{name}/value")
         return self.node("DequantizeLinear", [codes, scale, zero], target, once=True, axis=0)
 
