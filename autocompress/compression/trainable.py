@@ -1,0 +1,149 @@
+"""Treated layers that can be trained, and the model around them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compression.rounded import swap_sums
+from autocompress.compression.trainable_tensor import TrainableTensor, as_half
+from autocompress.compression.treated import FakeQuantize, Treated
+from autocompress.model.swap import swap
+
+
+class TrainableLayer(nn.Module):
+    """A treated layer that computes with trainable weights what `build_module` computes.
+
+    Args:
+        dense: The layer as it was; gives strides and padding, is not changed.
+        treated: Where training starts.
+        free: Whether the weights are free to become zero or another code.
+    """
+
+    def __init__(self, dense: nn.Module, treated: Treated, free: bool = False) -> None:
+        super().__init__()
+        # In a list, or the dense layer's weights would become this module's.
+        self.dense = [dense]
+        self.start = treated
+        self.is_free = free
+        wide = treated.widened()
+        allowed = _allowed(treated, wide)
+        self.tensors = nn.ModuleList(
+            TrainableTensor(weight, free, allowed.get(index))
+            for index, weight in enumerate(wide.weights)
+        )
+        self.bias = None if wide.bias is None else nn.Parameter(wide.bias.float())
+        self.rounds = nn.ModuleList(
+            FakeQuantize(grid) if grid else nn.Identity() for grid in wide.grids
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        (dense,) = self.dense
+        last = len(self.tensors) - 1
+        for index, tensor in enumerate(self.tensors):
+            if self.rounds:
+                x = self.rounds[index](x)
+            weight = tensor()
+            bias = self._bias(weight) if index == last else None
+            if isinstance(dense, nn.Linear):
+                x = nn.functional.linear(x, weight, bias)
+            elif index:
+                x = nn.functional.conv2d(x, weight[:, :, None, None], bias)
+            else:
+                x = _convolve(dense, x, weight, bias)
+        return self.rounds[-1](x) if self.rounds else x
+
+    @property
+    def free_tensors(self) -> list[TrainableTensor]:
+        """Those whose codes may become any other."""
+        return [t for t in self.tensors if isinstance(t, TrainableTensor) and t.is_free]
+
+    def treated(self) -> Treated:
+        """What training has come to."""
+        weights = [tensor.stored() for tensor in self.tensors]  # type: ignore[operator]
+        bias = None
+        if self.bias is not None:
+            with torch.no_grad():
+                bias = self._bias(self.tensors[-1]())
+            assert bias is not None
+            bias = bias.detach().cpu().to(self.start.bias.dtype)  # type: ignore[union-attr]
+        narrow = self.start.narrow
+        if narrow is not None and narrow.inputs is not None:
+            taps = weights[0].codes.shape[1] // narrow.sizes[1]
+            columns = (narrow.inputs[:, None] * taps + torch.arange(taps)).flatten()
+            weights[0] = replace(weights[0], codes=weights[0].codes[:, columns])
+        if narrow is not None and narrow.outputs is not None:
+            weights[-1] = weights[-1].rows(narrow.outputs)
+            bias = None if bias is None else bias[narrow.outputs]
+        return Treated(tuple(weights), bias, self.start.grids, narrow)
+
+    def _bias(self, weight: Tensor) -> Tensor | None:
+        """The bias as it is stored; zero in free layers for outputs that no input reaches."""
+        if self.bias is None:
+            return None
+        assert self.start.bias is not None
+        bias = as_half(self.bias) if self.start.bias.dtype == torch.float16 else self.bias
+        if self.start.narrow is not None and self.start.narrow.outputs is not None:
+            kept = torch.zeros_like(bias)
+            kept[self.start.narrow.outputs.to(bias.device)] = 1
+            bias = bias * kept
+        # A constant is of no use to the layer behind, and costs bytes.
+        return bias * (weight != 0).any(1) if self.is_free else bias
+
+
+def trainable(
+    model: nn.Module, treated: Mapping[str, Treated], free: bool = False
+) -> tuple[nn.Module, dict[str, TrainableLayer]]:
+    """A copy of a model whose treated layers can be trained; all else is frozen.
+
+    Args:
+        model: The original; not changed.
+        treated: Layers by name.
+        free: Whether their weights are free.
+
+    Returns:
+        The copy, and its trainable layers by name.
+    """
+    student = copy.deepcopy(model).requires_grad_(False)
+    layers = {
+        name: TrainableLayer(model.get_submodule(name), stored, free)
+        for name, stored in treated.items()
+    }
+    for name, layer in layers.items():
+        swap(student, name, layer)
+    swap_sums(student, dict(treated).get)
+    return student, layers
+
+
+def _allowed(treated: Treated, wide: Treated) -> dict[int, Tensor]:
+    """For the first and the last tensor, which of their weights belong to channels that stay."""
+    narrow = treated.narrow
+    if narrow is None:
+        return {}
+    allowed: dict[int, Tensor] = {}
+    if narrow.inputs is not None:
+        rows, columns = wide.weights[0].codes.shape
+        taps = columns // narrow.sizes[1]
+        kept = torch.zeros(narrow.sizes[1], dtype=torch.bool)
+        kept[narrow.inputs] = True
+        allowed[0] = kept.repeat_interleave(taps).expand(rows, -1).clone()
+    if narrow.outputs is not None:
+        last = len(wide.weights) - 1
+        rows, columns = wide.weights[last].codes.shape
+        kept = torch.zeros(rows, dtype=torch.bool)
+        kept[narrow.outputs] = True
+        mask = kept[:, None].expand(-1, columns)
+        allowed[last] = allowed[last] & mask if last in allowed else mask.clone()
+    return allowed
+
+
+def _convolve(dense: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    assert isinstance(dense, nn.Conv2d)
+    shape = (len(weight), dense.in_channels // dense.groups, *dense.kernel_size)
+    # With the weight and bias of another module: strides, padding and its mode are the layer's.
+    output: Tensor = dense._conv_forward(x, weight.reshape(shape), bias)
+    return output
