@@ -136,6 +136,7 @@ def compress(
     example_inputs: Any,
     evaluate: Callable[..., float],
     labels: Any = None,
+    training: Any = None,
     budget: Mapping[str, str] | None = None,
     goal: str = "",
     name: str = "model",
@@ -153,6 +154,8 @@ def compress(
         evaluate: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`.
         labels: Class numbers of the calibration inputs, a tensor `(n, ...)`; read only by an
             objective with `proxy = "task"`.
+        training: Inputs to train on where `recovery` asks for it, without labels: batches that
+            have a length and can be gone through again, such as a `DataLoader`.
         budget: Limits by name, such as `{"size": "10%", "latency": "80%", "quality": "-0.5pt"}`;
             those of the objective hold where there is none.
         goal: One sentence such as `"minimise latency subject to size<=25% and quality>=-1pt"`,
@@ -176,6 +179,7 @@ def compress(
         evaluate,
         "compress()",
         None if labels is None else lambda: labels,
+        None if training is None else lambda: training,
     )
     keys = {**settings, "goal": goal, "budget": dict(budget or {}), "schema_": 1}
     study = make_study(name, task, validate(keys, StudyFile, "compress()"))

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from autocompress.cli_devices import devices, profile
-from autocompress.cli_options import Budget, RunFolder, StudyFolder
+from autocompress.cli_options import Budget, RunFolder, StudyFolder, recovery_overrides
 from autocompress.cli_tuning import tune_settings
 from autocompress.errors import AutocompressError
 from autocompress.report.terminal import say
@@ -92,6 +92,17 @@ def run(
         int | None, typer.Option(help="Threads that evaluate; 0 is one for each core.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes every draw.")] = None,
+    recover: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Train the best candidate, taught by the original: distil (same zeros and bits),"
+            " squeeze (down to the limit on size) or none.",
+        ),
+    ] = None,
+    recover_time: Annotated[
+        str | None, typer.Option(help="Longest training of a candidate, such as 10m.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<study> by default.")
     ] = None,
@@ -117,6 +128,7 @@ def run(
     from autocompress.report.device_tables import further_costs, met_text
     from autocompress.report.html import write_report
     from autocompress.report.progress import Display
+    from autocompress.report.recovery_text import recovery_lines
     from autocompress.report.tables import result_table
     from autocompress.study.config import load_study
     from autocompress.study.run import run_study
@@ -134,6 +146,7 @@ def run(
         "stop_when_met": stop_when_met,
         "workers": workers,
         "seed": seed,
+        "recovery": recovery_overrides(recover, recover_time),
     }
     loaded = load_study(study, overrides, budget or ())
     folder = out or Path("runs") / loaded.name
@@ -150,6 +163,8 @@ def run(
             say(f"  {folder / name}")
     say(f"  {report}")
     for line in further_costs(outcome.result["estimates"]):
+        say(line)
+    for line in recovery_lines(outcome.result, loaded.settings.metric_unit):
         say(line)
     if not outcome.budget_met:
         best, binding = outcome.result["best"]["candidate"], outcome.result["binding"]

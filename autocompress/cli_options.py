@@ -18,3 +18,9 @@ Budget = Annotated[
         " soft limit; may be repeated.",
     ),
 ]
+
+
+def recovery_overrides(method: str | None, max_time: str | None) -> dict[str, str] | None:
+    """Keys of the table `[recovery]` to replace; None for none of them."""
+    keys = {"method": method, "max_time": max_time}
+    return {key: value for key, value in keys.items() if value is not None} or None

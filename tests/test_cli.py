@@ -35,6 +35,7 @@ CONTRACT = {
     "seconds",
     "evaluations",
     "files",
+    "recovery",
 }
 COSTS = {"quality", "size_bytes", "latency_ms", "energy_mj"}
 

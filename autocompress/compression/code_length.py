@@ -24,7 +24,7 @@ PRIOR = 0.3  # weights of each kind that are thought seen before the first
 
 
 class CodeLength:
-    """Estimated bits of some free tensors.
+    """Estimated bits of some tensors that hold codes.
 
     Args:
         tensors: Looked at again by `refresh`.

@@ -46,14 +46,14 @@ class Recipe:
         epochs: Passes over the training inputs.
         learning_rate: Of Adam, at its highest.
         max_seconds: Time limit; None for none.  The learning rate falls to its end within it.
-        seed: Of what is random in training.
+        free: Whether zeros may move and codes are free: with a squeeze to far fewer bytes.
     """
 
     lesson: Lesson = Lesson()
     epochs: int = 10
     learning_rate: float = 1e-3
     max_seconds: float | None = None
-    seed: int = 0
+    free: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def recover(
         batches: Training inputs.
         recipe: How to train.
         score: Judges layers on inputs that are not trained on; lower is better.
-        squeeze: The limit on bytes; None keeps masks, bits and steps' shapes as they are.
+        squeeze: A limit on bytes, which the coded length is pressed to keep; None for none.
         watched: Layers whose feature maps are compared, where the lesson asks for it.
         checkpoint: File that is written every now and then, from which a killed training goes on.
         key: What the checkpoint must have been made from.
@@ -150,7 +150,7 @@ class _Training:
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher = model.to(self.device) if self.device.type == "cuda" else model
-        student, self.layers = trainable(model, treated, free=squeeze is not None)
+        student, self.layers = trainable(model, treated, free=recipe.free)
         self.student = student.to(self.device)
         self.recipe, self.squeeze = recipe, squeeze
         self.watched = watched if recipe.lesson.looks_inside else ()
@@ -252,7 +252,7 @@ class _Training:
     def _rate(self) -> float:
         """Share of the learning rate: a rise, a plateau while the size falls, half a cosine."""
         progress = self.done / self.total
-        flat = self.squeeze.shrinking if self.squeeze else WARM_UP
+        flat = self.squeeze.shrinking if self.squeeze and self.recipe.free else WARM_UP
         if progress < WARM_UP:
             return (progress + 1 / self.total) / (WARM_UP + 1 / self.total)
         if progress < flat:

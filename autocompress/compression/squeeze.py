@@ -36,7 +36,7 @@ class Pressure:
     """Weighs the coded length in the loss so that the file's size follows a falling line.
 
     Args:
-        layers: Free ones.
+        layers: What is trained.
         squeeze: The limit.
     """
 
@@ -46,7 +46,7 @@ class Pressure:
     AIM = 0.985  # share of the limit that is aimed at
 
     def __init__(self, layers: Mapping[str, TrainableLayer], squeeze: Squeeze) -> None:
-        tensors = [tensor for layer in layers.values() for tensor in layer.free_tensors]
+        tensors = [tensor for layer in layers.values() for tensor in layer.coded_tensors]
         self._length = CodeLength(tensors)
         self._squeeze = squeeze
         self._beside = float(

@@ -58,9 +58,9 @@ class TrainableLayer(nn.Module):
         return self.rounds[-1](x) if self.rounds else x
 
     @property
-    def free_tensors(self) -> list[TrainableTensor]:
-        """Those whose codes may become any other."""
-        return [t for t in self.tensors if isinstance(t, TrainableTensor) and t.is_free]
+    def coded_tensors(self) -> list[TrainableTensor]:
+        """Those that hold codes in steps, whose length depends on how they are trained."""
+        return [t for t in self.tensors if isinstance(t, TrainableTensor) and t.has_steps]
 
     def treated(self) -> Treated:
         """What training has come to."""

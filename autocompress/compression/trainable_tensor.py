@@ -53,6 +53,11 @@ class TrainableTensor(nn.Module):
         if stored.scale is not None:
             self.log_step = nn.Parameter(stored.scale.float().log())
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether it holds whole multiples of steps."""
+        return self.start.scale is not None
+
     def forward(self) -> Tensor:
         if self.start.codebook is not None:
             table = torch.cat([self.values.new_zeros(1), as_half(self.values)])
@@ -98,8 +103,9 @@ class TrainableTensor(nn.Module):
     def _codes(self, steps: Tensor) -> Tensor:
         scaled = self.values / steps
         if self.start.bits == 1:
-            # A sign where there is a weight; its gradient ends where the latent weight is far off.
-            return (through(scaled, torch.where(scaled < 0, -1.0, 1.0)) * self.mask).clamp(-1, 1)
+            # Beyond the step the sign is settled, and what is left to learn is the step.
+            inside = scaled.clamp(-1, 1)
+            return through(inside, torch.where(scaled < 0, -1.0, 1.0)) * self.mask
         if self.start.zero is None:
             low: Tensor | float = -float(largest_code(self.start.bits))
             high: Tensor | float = float(largest_code(self.start.bits))

@@ -35,6 +35,8 @@ class Task:
         origin: Where the callables came from, for messages.
         make_labels: Returns the class numbers of the calibration inputs, in their order: a tensor
             `(n, ...)`; None when there are none.
+        make_training: Returns inputs to train on, without labels: an iterable of batches that has
+            a length and can be gone through again; None when there are none.
     """
 
     make_model: Callable[[], nn.Module]
@@ -43,6 +45,7 @@ class Task:
     evaluator: Callable[..., float]
     origin: str = "the task"
     make_labels: Callable[[], Any] | None = None
+    make_training: Callable[[], Any] | None = None
 
     def model(self) -> nn.Module:
         """The dense model in evaluation mode, on the CPU.
@@ -108,6 +111,16 @@ class Task:
         labels: Tensor = value.detach().long()
         return labels
 
+    def training(self) -> Any:
+        """Batches to train on; None when the user has none.
+
+        Raises:
+            TaskError: If the callable fails.
+        """
+        if self.make_training is None:
+            return None
+        return _call(self.origin, "training", self.make_training)
+
     @property
     def has_splits(self) -> bool:
         """Whether `evaluate` takes a split, so that the test data can be kept apart.
@@ -165,7 +178,7 @@ def load_task(folder: Path | str) -> Task:
             f"{path}: missing function {', '.join(missing)} (needed: {', '.join(FUNCTIONS)})"
         )
     functions = [getattr(module, name) for name in FUNCTIONS]
-    labels = getattr(module, "labels", None)
+    labels, training = getattr(module, "labels", None), getattr(module, "training", None)
     return Task(
         functions[0],
         functions[1],
@@ -173,6 +186,7 @@ def load_task(folder: Path | str) -> Task:
         functions[3],
         str(path),
         labels if callable(labels) else None,
+        training if callable(training) else None,
     )
 
 

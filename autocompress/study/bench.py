@@ -88,6 +88,16 @@ class Bench:
             listener.progress(index, len(records) + 1, f"fitting {record.id}")
             candidate = Candidate.from_dict(record.choices)
             finalists.append(make_finalist(self.prepared, candidate))
+        return self.judge(finalists, records, listener)
+
+    def judge(
+        self, finalists: Sequence[Finalist], records: Sequence[Record], listener: Listener
+    ) -> list[Verdict]:
+        """Measures finalists that are fitted, each with its record, in their order.
+
+        Raises:
+            TaskError: If `evaluate` fails.
+        """
         listener.progress(len(records), len(records) + 1, "timing beside the original")
         timings = self._timings(finalists)
         reference = timings[ORIGINAL]

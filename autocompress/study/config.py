@@ -20,6 +20,7 @@ from autocompress.objective.preset import ObjectivePreset, load_objective
 from autocompress.search.catalogue import SAMPLERS
 from autocompress.search_space.preset import SpacePreset, load_space_preset
 from autocompress.study.knobs import Knobs
+from autocompress.study.recovery_settings import RecoverySettings
 from autocompress.toml import Schema, read, validate
 
 DURATION = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -54,6 +55,7 @@ class StudyFile(Schema):
         seed: Fixes every draw.
         budget: Limits by name: `size`, `latency`, `quality`.
         knobs: The few settings that are not per layer.
+        recovery: How the confirmed few are trained after the search.
     """
 
     space: str = "storage"
@@ -73,6 +75,7 @@ class StudyFile(Schema):
     seed: int = Field(default=0, ge=0)
     budget: dict[str, str] = {}
     knobs: Knobs = Knobs()
+    recovery: RecoverySettings = RecoverySettings()
 
 
 @dataclass(frozen=True)
@@ -199,12 +202,16 @@ def make_study(
         raise ConfigError("stop_when_met: there is no limit that could be met; add one")
     device = get_device(settings.device, folder)
     check_limits(limits, device)
-    return Study(name, task, settings, space, space_file, objective, device, limits, folder)
+    study = Study(name, task, settings, space, space_file, objective, device, limits, folder)
+    check_recovery(study)
+    return study
 
 
 def with_overrides(settings: StudyFile, overrides: Mapping[str, Any]) -> StudyFile:
-    """The settings with some keys replaced."""
-    return validate({**settings.model_dump(), **overrides}, StudyFile, "override")
+    """The settings with some keys replaced; of the table `recovery` those that are given."""
+    plain = settings.model_dump()
+    recovery = {**plain["recovery"], **overrides.get("recovery", {})}
+    return validate({**plain, **overrides, "recovery": recovery}, StudyFile, "override")
 
 
 def check_limits(limits: Mapping[str, Limit], device: Device) -> None:
@@ -217,6 +224,28 @@ def check_limits(limits: Mapping[str, Limit], device: Device) -> None:
         raise ConfigError(
             f"budget energy={limits['energy'].text}: device {device.name!r} gives no figures for"
             " energy; name byte_pj in its data sheet"
+        )
+
+
+def check_recovery(study: Study) -> None:
+    """Refuses settings that cannot work.
+
+    Raises:
+        ConfigError: If a squeeze has no limit on size, or ships no archive.
+    """
+    settings = study.settings.recovery
+    if settings.max_time:
+        parse_duration(settings.max_time)
+    if settings.method != "squeeze":
+        return
+    if "size" not in study.budget:
+        raise ConfigError(
+            'recovery method "squeeze" trains towards a limit on size: add one, such as size=2%'
+        )
+    if study.settings.storage != "archive":
+        raise ConfigError(
+            'recovery method "squeeze" makes codes that are short when entropy-coded: it needs'
+            ' storage "archive"'
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from autocompress.deploy.archive import layer_bytes
 from autocompress.hardware.fit import Fit
 from autocompress.search.pareto import hypervolume, non_dominated
 from autocompress.search_space.option import Option
@@ -98,6 +99,9 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
     rows = []
     for layer in prepared.model.layers:
         option = choices.get(layer.name, Option())
+        stored_as = option
+        if finalist and layer.name in finalist.options:
+            stored_as = Option.parse(finalist.options[layer.name])
         row: dict[str, Any] = {
             "name": layer.name,
             "kind": layer.kind,
@@ -107,9 +111,9 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
             "treated": layer.name in units,
             "reason": layer.reason
             or ("" if layer.name in units else "excluded by the search space"),
-            "option": option.id,
-            "bits": option.bits,
-            "sparsity": option.sparsity,
+            "option": stored_as.id,
+            "bits": stored_as.bits,
+            "sparsity": stored_as.sparsity,
             "rank": option.rank,
             "inputs": option.inputs,
             "outputs": option.outputs,
@@ -128,7 +132,7 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
             stored = prepared.prices.size.units[at]
             row |= {
                 "bytes_before": float(stored[prepared.space.units[layer.name].index(Option())]),
-                "bytes_after": float(stored[index]),
+                "bytes_after": _bytes(layer.name, finalist) or float(stored[index]),
                 "latency_before_ms": prepared.latency.unit(layer.name, Option()),
                 "latency_after_ms": prepared.latency.unit(layer.name, option),
                 "local_error": 0.0
@@ -138,6 +142,13 @@ def layer_rows(prepared: Prepared, finalist: Finalist | None) -> list[dict[str, 
             }
         rows.append(row)
     return rows
+
+
+def _bytes(name: str, finalist: Finalist | None) -> float | None:
+    """What a trained layer takes of an archive; None where the prices know it."""
+    if finalist is None or not finalist.recovered:
+        return None
+    return float(layer_bytes(name, finalist.options[name], finalist.treated[name]))
 
 
 def _operators(name: str, finalist: Finalist | None) -> list[str]:

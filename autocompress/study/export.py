@@ -13,9 +13,10 @@ from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
 from autocompress.study.config import load_study
 from autocompress.study.events import Listener
-from autocompress.study.finalist import make_finalist
+from autocompress.study.finalist import Finalist, build_finalist, make_finalist
 from autocompress.study.front import pick
 from autocompress.study.prepare import Prepared, prepare
+from autocompress.study.recovery import recovered_archive
 from autocompress.study.ship import write_model
 from autocompress.study.status import JOURNAL, read_run, refuse_other
 from autocompress.study.storage import Record, load_records
@@ -63,7 +64,7 @@ def export_point(
     prepared = prepare(study, model, space, run, listener)
     record = _choose(prepared, records, run, candidate, budget)
     listener.stage("fit", f"candidate {record.id} on all calibration inputs")
-    finalist = make_finalist(prepared, Candidate.from_dict(record.choices))
+    finalist = _finalist(prepared, run, record)
     counted = study.settings.storage
     if budget and form != counted:
         listener.note(f"the budget counts bytes as {counted}; this {form} file has its own size")
@@ -98,6 +99,18 @@ def study_folder(run: Path, begun: Mapping[str, Any]) -> Path:
     if not Path(begun["study"]).is_dir():
         raise StorageError(f"{run}: its study folder {begun['study']} is gone")
     return Path(begun["study"])
+
+
+def _finalist(prepared: Prepared, run: Path, record: Record) -> Finalist:
+    """A candidate as it ships: the run's best as it was trained, if it was."""
+    plan = read_json(run / "plan.json") if (run / "plan.json").is_file() else {}
+    candidate = Candidate.from_dict(record.choices)
+    if plan.get("candidate") != record.id or not plan.get("recovered"):
+        return make_finalist(prepared, candidate)
+    archive = recovered_archive(run, plan["recovered"])
+    return build_finalist(
+        prepared, candidate, archive.treated, record.loss, archive.options, plan["recovered"]
+    )
 
 
 def _choose(

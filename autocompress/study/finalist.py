@@ -36,6 +36,8 @@ class Finalist:
         operators: Layer to the operators that the runtime really runs.
         size_bytes: Exact size of the file that ships.
         loss: Proxy loss of the final fit, on the search inputs.
+        options: Layer to the id of what is stored for it.
+        recovered: File in the run's folder `recovered`, if it was trained; else empty.
     """
 
     candidate: Candidate
@@ -45,6 +47,8 @@ class Finalist:
     operators: Mapping[str, str]
     size_bytes: int
     loss: float
+    options: Mapping[str, str]
+    recovered: str = ""
 
     @property
     def program(self) -> Program:
@@ -79,6 +83,7 @@ class Verdict:
         rooms: What it takes of the device's memories.
         no_gain: Whether a hard limit asks for less than the original's latency, and it is not
             faster outside the noise: then it does not keep the limit, whatever one timing says.
+        trained: Whether the candidate was trained after the search.
     """
 
     finalist: Finalist
@@ -92,6 +97,7 @@ class Verdict:
     footprint: Footprint | None = None
     rooms: tuple[Room, ...] = ()
     no_gain: bool = False
+    trained: bool = False
 
     @property
     def missed_latency(self) -> dict[str, float]:
@@ -140,18 +146,44 @@ def make_finalist(prepared: Prepared, candidate: Candidate) -> Finalist:
         )
         for name, option in choices.items()
     }
-    treated = {name: whole[name] for name, option in choices.items() if not option.is_identity}
-    module = stitched(model.dense, treated)
+    return build_finalist(prepared, candidate, whole, min(losses))
+
+
+def build_finalist(
+    prepared: Prepared,
+    candidate: Candidate,
+    whole: Mapping[str, Treated],
+    loss: float,
+    options: Mapping[str, str] | None = None,
+    recovered: str = "",
+) -> Finalist:
+    """A candidate whose layers are given, in the forms that ship.
+
+    Args:
+        prepared: The run.
+        candidate: The choice.
+        whole: What is stored for every unit, dense ones included.
+        loss: Proxy loss on the search inputs.
+        options: Layer to the id of what is stored, where that is not what was chosen.
+        recovered: The file that keeps it, if it was trained.
+
+    Raises:
+        DeviceError: If the runtime does not run a layer as it was priced.
+    """
+    treated = {name: whole[name] for name, option in candidate.choices if not option.is_identity}
+    options = options or candidate.as_dict()
     storage = prepared.study.settings.storage
-    proto = assemble(model.graph, treated, storage, prepared.study.device.threads)
+    proto = assemble(prepared.model.graph, treated, storage, prepared.study.device.threads)
     return Finalist(
         candidate=candidate,
         treated=whole,
-        module=module,
+        module=stitched(prepared.model.dense, treated),
         proto=proto,
         operators=_operators(prepared, proto, treated),
-        size_bytes=file_bytes(prepared, candidate, whole, proto),
-        loss=min(losses),
+        size_bytes=file_bytes(prepared, candidate, whole, proto, options),
+        loss=loss,
+        options=options,
+        recovered=recovered,
     )
 
 
@@ -176,6 +208,7 @@ def original_of(prepared: Prepared) -> Finalist:
         operators={},
         size_bytes=proto.ByteSize() if shipped == "onnx" else model.size_bytes,
         loss=0.0,
+        options={},
     )
 
 
@@ -184,13 +217,14 @@ def file_bytes(
     candidate: Candidate,
     treated: Mapping[str, Treated],
     proto: onnx.ModelProto,
+    options: Mapping[str, str],
 ) -> int:
     """Size of the file that ships."""
     if prepared.study.settings.storage == "onnx":
         return int(proto.ByteSize())
     return archive.archive_bytes(
         treated,
-        candidate.as_dict(),
+        options,
         prepared.model.rest(treated),
         metadata(prepared.study, prepared.model, candidate.id),
     )

@@ -132,8 +132,9 @@ def estimates(prepared: Prepared, winner: Verdict | None, rooms: Sequence[Room])
 
 
 def probes(confirmation: Confirmation) -> list[Probe]:
-    """Every candidate of which both loss and quality are known."""
-    return [*(verdict.probe for verdict in confirmation.verdicts), *confirmation.probes]
+    """Every candidate of which both loss and quality are known, as the search left it."""
+    fitted = (verdict.probe for verdict in confirmation.verdicts if not verdict.trained)
+    return [*fitted, *confirmation.probes]
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ stopped.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from autocompress.errors import StorageError
@@ -17,6 +17,7 @@ from autocompress.study.events import Listener, Log
 from autocompress.study.front import front_of
 from autocompress.study.lock import lock
 from autocompress.study.prepare import Prepared, prepare
+from autocompress.study.recovery import loosened, recover_best
 from autocompress.study.searching import joined, search_all
 from autocompress.study.ship import Outcome, ship
 from autocompress.study.status import JOURNAL, begin, finish
@@ -49,7 +50,8 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
         begin(folder, study, fingerprint)
-        prepared = corrected(prepare(study, model, space, folder, log), folder, log)
+        prepared = loosened(prepare(study, model, space, folder, log))
+        prepared = corrected(prepared, folder, log)
         storage = StudyStorage(
             folder / JOURNAL,
             menus_of(prepared.space),
@@ -65,13 +67,15 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
                 break
             nearer = replace(prepared, correction=correction)
             log.stage("search", "once more, under what the clock says")
-            short = replace(nearer, study=with_evaluations(study, EVALUATIONS))
+            short = replace(nearer, study=with_evaluations(nearer.study, EVALUATIONS))
             more, tighter = search_all(short, storage, log, storage.records())
             history = joined(prepared, history, more)
             again = _confirm(nearer, tighter, storage, log)
             if not is_closer(again, confirmation):
                 break
             prepared, problem, confirmation = nearer, tighter, again
+        prepared = replace(prepared, study=study)
+        confirmation, recoveries = recover_best(prepared, confirmation, folder, log)
         records = storage.records()
         tested = None
         if confirmation.winner is not None:
@@ -83,7 +87,17 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
                 )
         log.stage("ship", "writing and reloading the artefacts")
         log.finish()
-        outcome = ship(prepared, problem, history, records, confirmation, tested, folder, log)
+        outcome = ship(
+            prepared,
+            problem,
+            history,
+            records,
+            confirmation,
+            tested,
+            [asdict(recovery) for recovery in recoveries],
+            folder,
+            log,
+        )
         finish(folder)
         return outcome
 

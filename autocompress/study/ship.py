@@ -54,6 +54,7 @@ def ship(
     records: Sequence[Record],
     confirmation: Confirmation,
     tested: Test | None,
+    recoveries: Sequence[Mapping[str, Any]],
     folder: Path,
     log: Log,
 ) -> Outcome:
@@ -66,6 +67,7 @@ def ship(
         records: All trials.
         confirmation: What was measured.
         tested: The test split, when there is a winner.
+        recoveries: What training did after the search.
         folder: The run directory.
         log: Times and notes.
 
@@ -88,6 +90,7 @@ def ship(
     )
     write_bytes(folder / "trials.parquet", table_of(records, qualities).to_parquet())
     result = describe(prepared, problem, records, confirmation, tested, folder, log)
+    result["recovery"] = [dict(recovery) for recovery in recoveries]
     write_json(folder / "details.json", details(prepared, history, confirmation, result, log))
     write_json(folder / "result.json", result)
     return Outcome(folder, result, prepared, winner.finalist if winner else None)
@@ -112,7 +115,7 @@ def write_model(prepared: Prepared, finalist: Finalist, path: Path, form: str) -
         archive.write_archive(
             path,
             finalist.treated,
-            finalist.candidate.as_dict(),
+            finalist.options,
             prepared.model.rest(finalist.treated),
             metadata(prepared.study, prepared.model, finalist.candidate.id),
         )
@@ -134,6 +137,7 @@ def write_plan(prepared: Prepared, winner: Verdict, path: Path) -> None:
             "choices": dict(winner.record.choices),
             "seed": prepared.study.settings.seed,
             "content": prepared.model.content,
+            "recovered": winner.finalist.recovered,
         },
     )
 
