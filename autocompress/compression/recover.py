@@ -157,7 +157,7 @@ class _Training:
         self.total = recipe.epochs * epoch
         self.done, self.seconds, self.loss = 0, 0.0, 0.0
         self.best: dict[str, Treated] | None = None
-        self.least = math.inf
+        self.least, self.text = math.inf, ""
         self.values: list[Tensor] | None = None  # of the parameters where they were best
         self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimiser = torch.optim.Adam(self.parameters, lr=recipe.learning_rate)
@@ -167,12 +167,6 @@ class _Training:
     def is_time_to_look(self) -> bool:
         every = max(1, -(-self.total // LOOKS))
         return self.done % every == 0 or self.done == self.total
-
-    @property
-    def text(self) -> str:
-        size = f", {self.pressure.text}" if self.pressure else ""
-        best = f"{self.least:.5f}" if self.best is not None else "none within the limit yet"
-        return f"best score {best}{size}"
 
     def step(self, inputs: Inputs) -> None:
         """One batch."""
@@ -203,13 +197,16 @@ class _Training:
     def look(self, score: Score) -> None:
         """Scores the layers as they stand and keeps them if they are the best within the limit."""
         treated = self.treated()
+        found = score(treated)
+        self.text = f"score {found:.5f}"
         if self.squeeze is not None:
             size = self.squeeze.size(treated)
             assert self.pressure is not None
             self.pressure.learn(size)
+            self.text += f" at {size} bytes"
             if size > self.squeeze.limit:
+                self.text += f", {self.squeeze.limit} are allowed"
                 return
-        found = score(treated)
         if found < self.least:
             self.best, self.least = treated, found
             self.values = [parameter.detach().clone() for parameter in self.parameters]

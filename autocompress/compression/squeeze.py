@@ -43,7 +43,7 @@ class Pressure:
     EVERY = 1 / 1000  # share of the steps after which the weight is changed
     GAIN, MOST = 0.3, 0.1  # of the logarithm of the excess, and the largest change of the weight's
     FIRST = 0.05  # nats that all bits together count at first
-    AIM = 0.985  # share of the limit that is aimed at
+    AIM = 0.98  # share of the limit that is aimed at
 
     def __init__(self, layers: Mapping[str, TrainableLayer], squeeze: Squeeze) -> None:
         tensors = [tensor for layer in layers.values() for tensor in layer.coded_tensors]
@@ -56,10 +56,6 @@ class Pressure:
         self._first = self._length.bytes
         self._changed_at = 0.0
         self.weight = self.FIRST / max(1.0, 8 * self._length.bytes)
-
-    @property
-    def text(self) -> str:
-        return f"about {self._length.bytes + self._beside:.0f} of {self._squeeze.limit} bytes"
 
     def __call__(self, progress: float) -> Tensor:
         """The penalty at a share of the steps."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.rounded import swap_sums
-from autocompress.compression.trainable_tensor import TrainableTensor, as_half
-from autocompress.compression.treated import FakeQuantize, Treated
+from autocompress.compression.trainable_tensor import TrainableTensor, as_half, through
+from autocompress.compression.treated import FakeQuantize, Grid, Treated
 from autocompress.model.swap import swap
 
 
@@ -38,7 +38,7 @@ class TrainableLayer(nn.Module):
         )
         self.bias = None if wide.bias is None else nn.Parameter(wide.bias.float())
         self.rounds = nn.ModuleList(
-            FakeQuantize(grid) if grid else nn.Identity() for grid in wide.grids
+            _Rounding(grid) if grid else nn.Identity() for grid in wide.grids
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,6 +93,18 @@ class TrainableLayer(nn.Module):
             bias = bias * kept
         # A constant is of no use to the layer behind, and costs bytes.
         return bias * (weight != 0).any(1) if self.is_free else bias
+
+
+class _Rounding(nn.Module):
+    """Rounds to a grid; no gradient beyond its ends, where a change would change nothing."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self._round = FakeQuantize(grid)
+        self._low, self._high = -grid.scale * grid.zero_point, grid.high
+
+    def forward(self, x: Tensor) -> Tensor:
+        return through(x.clamp(self._low, self._high), self._round(x.detach()))
 
 
 def trainable(

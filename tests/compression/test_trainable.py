@@ -71,7 +71,7 @@ def test_untrained_tensors_come_back_as_they_were(kind: str) -> None:
 def test_what_is_stored_after_training_is_what_was_computed(kind: str) -> None:
     start = kinds()[kind]
     tensor = TrainableTensor(start)
-    wanted = 1.4 * start.dense() + 0.02 * torch.randn(12, 20, generator=GENERATOR)
+    wanted = 1.4 * start.dense() + 0.002 * torch.randn(12, 20, generator=GENERATOR)
     optimiser = torch.optim.Adam(tensor.parameters(), lr=0.003)
     before = error(tensor, wanted)
     for _ in range(200):
