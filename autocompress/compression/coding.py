@@ -29,8 +29,12 @@ _FURTHER = 32  # a second byte of settings follows
 _FLOATS = {16: ("<f2", "<u2"), 32: ("<f4", "<u4")}
 
 
-def encode(tensor: StoredTensor) -> bytes:
+def encode(tensor: StoredTensor, coder: str = "entropy") -> bytes:
     """Everything of a stored tensor but its shape.
+
+    Args:
+        tensor: What to store.
+        coder: Of the codes, `entropy` or `zstd`.
 
     Raises:
         ValueError: If the tensor is no matrix, its types do not fit its bits, a code is out of
@@ -42,10 +46,10 @@ def encode(tensor: StoredTensor) -> bytes:
     codes = np.ascontiguousarray(tensor.codes.detach().cpu().numpy())
     scales, packed_scales = (b"", 0) if tensor.scale is None else _encode_scales(tensor.scale)
     if tensor.bits > 8:
-        plain, coded = _encode_floats(codes, tensor.bits)
+        plain, coded = _encode_floats(codes, tensor.bits, coder)
     else:
         top = 2 ** (tensor.bits - 1) - 1
-        coded = encode_matrix(codes, top)
+        coded = encode_matrix(codes, top, coder)
         # Packing is slow and seldom smaller, which its length tells beforehand.
         is_coded = len(coded) < bits.packed_bytes(codes.size, tensor.bits)
         plain = coded if is_coded else bits.pack(codes.astype(np.int16) + top, tensor.bits)
@@ -183,13 +187,13 @@ def _decode_scales(reader: Reader, count: int, packed: int) -> NDArray[np.float1
     return patterns.astype(np.uint16).view(np.float16)
 
 
-def _encode_floats(values: NDArray[Any], width: int) -> tuple[bytes, bytes]:
+def _encode_floats(values: NDArray[Any], width: int, coder: str) -> tuple[bytes, bytes]:
     """All values; or where they are not zero, then these values alone."""
     patterns = values.astype(_FLOATS[width][0]).view(_FLOATS[width][1])
     plain = bits.squeeze(patterns.tobytes(), width // 8)
     mask = patterns != 0  # as bits: minus zero is a value
     kept = bits.squeeze(patterns[mask].tobytes(), width // 8)
-    return plain, bits.block(kept) + encode_matrix(mask.astype(np.int8), 0)
+    return plain, bits.block(kept) + encode_matrix(mask.astype(np.int8), 0, coder)
 
 
 def _decode_floats(
