@@ -133,6 +133,12 @@ def unsqueeze(data: bytes, size: int, item: int) -> bytes:
     return body
 
 
+def deflate(raw: bytes) -> bytes:
+    """zlib without header and checksum."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    return packer.compress(raw) + packer.flush()
+
+
 def inflate(data: bytes, size: int, raw: bool = False) -> bytes:
     """Undoes zlib when the result has exactly `size` bytes.
 
