@@ -41,7 +41,7 @@ def encode(tensor: StoredTensor, coder: str = "entropy") -> bytes:
             range, or its scales are not float16 of a shape that fits.
     """
     if not kinds.is_plain(tensor):
-        return _encode_further(tensor)
+        return _encode_further(tensor, coder)
     _check(tensor)
     codes = np.ascontiguousarray(tensor.codes.detach().cpu().numpy())
     scales, packed_scales = (b"", 0) if tensor.scale is None else _encode_scales(tensor.scale)
@@ -57,7 +57,7 @@ def encode(tensor: StoredTensor, coder: str = "entropy") -> bytes:
     return _smaller(head, scales, plain, coded, codes.shape)
 
 
-def _encode_further(tensor: StoredTensor) -> bytes:
+def _encode_further(tensor: StoredTensor, coder: str) -> bytes:
     """Any kind of integer codes: two bytes of settings, scales or codebook, zero points, codes."""
     kinds.check(tensor)
     steps = tensor.scale if tensor.codebook is None else tensor.codebook
@@ -65,7 +65,7 @@ def _encode_further(tensor: StoredTensor) -> bytes:
     scales, packed_scales = _encode_scales(steps)
     head = bytes([_FURTHER | packed_scales << 4]) + kinds.head(tensor)
     symbols, top = kinds.symbols(tensor)
-    coded = encode_matrix(symbols, top)
+    coded = encode_matrix(symbols, top, coder)
     is_coded = len(coded) < kinds.packed_bytes(tensor)
     plain = coded if is_coded else kinds.pack(tensor)
     return _smaller(head, scales + kinds.pack_zero(tensor), plain, coded, symbols.shape)

@@ -6,8 +6,6 @@ which are stored.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -32,13 +30,13 @@ def pack_weight(weight: StoredTensor, coder: str = "entropy", drop: bool = True)
     """
     whole = coding.encode(weight, coder)
     scale, codes = weight.scale, weight.codes
-    if not drop or scale is None or scale.shape != codes.shape[:1]:
+    if not drop or scale is None or len(scale) != len(codes):
         return whole
     live = (codes != 0).any(1)
     if bool(live.all()):
         return whole
     mask = np.packbits(live.numpy()).tobytes()
-    some = replace(weight, codes=codes[live], scale=scale[live])
+    some = weight.rows(torch.from_numpy(np.flatnonzero(live)))
     packed = bytes([_SOME_ROWS]) + mask + coding.encode(some, coder)
     fits = codes.numel() <= _CODES_PER_BYTE * len(packed)
     return packed if fits and len(packed) < len(whole) else whole
@@ -61,8 +59,6 @@ def read_weight(data: bytes, shape: tuple[int, int]) -> StoredTensor:
         raise ArchiveError(f"damaged: a row is stored beyond the last of {rows}")
     place = torch.from_numpy(np.flatnonzero(live))
     some = coding.decode(data[end:], (len(place), columns))
-    if some.scale is None:
-        raise ArchiveError("damaged: rows left out of a tensor without scales")
-    codes, scale = some.codes.new_zeros(shape), some.scale.new_ones(rows)
-    codes[place], scale[place] = some.codes, some.scale
-    return replace(some, codes=codes, scale=scale)
+    if some.scale is None or len(some.scale) != len(place):
+        raise ArchiveError("damaged: rows left out of a tensor without scales of rows")
+    return some.spread_rows(place, rows)

@@ -23,7 +23,7 @@ SPECIAL = [0.0, -0.0, float("inf"), float("-inf"), float("nan"), 6e-8, -1.5, 655
 
 def normal(count: int, dtype: torch.dtype, zeros: float = 0.0, seed: int = 0) -> torch.Tensor:
     rng = np.random.default_rng(seed)
-    values = rng.normal(0, 0.1, count) * (rng.random(count) >= zeros)
+    values = np.where(rng.random(count) >= zeros, rng.normal(0, 0.1, count), 0)
     return torch.from_numpy(values).to(dtype)
 
 
