@@ -88,6 +88,13 @@ def coded_bytes(tensor: StoredTensor) -> int:
     return len(encode(tensor))
 
 
+def scale_bytes(tensor: StoredTensor) -> int:
+    """Bytes of what `encode` writes that give the codes their meaning: steps, zero points or
+    codebook."""
+    steps = tensor.scale if tensor.codebook is None else tensor.codebook
+    return 0 if steps is None else len(_encode_scales(steps)[0]) + len(kinds.pack_zero(tensor))
+
+
 def decode(data: bytes, shape: tuple[int, int]) -> StoredTensor:
     """The tensor that `encode` was given, bit for bit.
 

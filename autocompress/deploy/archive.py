@@ -56,6 +56,8 @@ class Archive:
         checksum: CRC-32 of all before it.
         sizes: Bytes of each layer's record by name.
         base_bytes: Bytes of all else: header, base and checksum.
+        index_bytes: The part of it that is metadata, names and shapes.
+        header_bytes: The part of it that is the same in all archives, the checksum included.
     """
 
     treated: Mapping[str, Treated]
@@ -67,6 +69,8 @@ class Archive:
     checksum: int
     sizes: Mapping[str, Sizes]
     base_bytes: int
+    index_bytes: int
+    header_bytes: int = _HEADER + _CHECK
 
 
 def write_archive(
@@ -222,6 +226,7 @@ def _parse(data: bytes) -> Archive:
         checksum=check,
         sizes={name: record.sizes for name, record in found.items()},
         base_bytes=size,
+        index_bytes=base.index_bytes,
     )
 
 

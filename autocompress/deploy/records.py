@@ -21,7 +21,7 @@ from autocompress.compression import bits
 from autocompress.compression.bits import Reader
 from autocompress.compression.treated import Grid, Narrow, Treated
 from autocompress.deploy.floats import pack_floats, read_floats
-from autocompress.deploy.weights import pack_weight, read_weight
+from autocompress.deploy.weights import pack_weight, read_weight, scale_bytes
 from autocompress.deploy.words import pack_words, read_words
 from autocompress.errors import ArchiveError
 
@@ -50,11 +50,13 @@ class Base:
         metadata: Where it comes from.
         rest: Untreated tensors by key.
         layers: Names of the layers whose records follow, in their order.
+        index_bytes: Of metadata, names and shapes.
     """
 
     metadata: dict[str, str]
     rest: dict[str, Tensor]
     layers: tuple[str, ...]
+    index_bytes: int
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,14 @@ class Sizes:
         total: Of all.
         head: Flags, option id and shape.
         weights: Of each stored tensor.
+        scales: The part of it that is no codes: steps, zero points, codebook.
         bias: Of the bias.
     """
 
     total: int
     head: int
     weights: tuple[int, ...]
+    scales: tuple[int, ...]
     bias: int
 
 
@@ -121,7 +125,9 @@ def read_base(reader: Reader) -> Base:
     Raises:
         ArchiveError: If it is damaged or cut.
     """
+    start = reader.left
     size, text = reader.integer(), reader.block()
+    index_bytes = start - reader.left
     if size != len(text):
         text = bits.inflate(text, size, raw=True)
     metadata, index, layers = _read_index(text)
@@ -135,7 +141,7 @@ def read_base(reader: Reader) -> Base:
     for key, (dtype, *shape) in index.items():
         raw = readers[dtype].take(math.prod(shape) * _DTYPES[dtype].itemsize)
         rest[key] = _tensor(raw, _DTYPES[dtype], shape)
-    return Base(metadata, rest, tuple(layers))
+    return Base(metadata, rest, tuple(layers), index_bytes)
 
 
 def _read_index(text: bytes) -> tuple[dict[str, str], dict[str, Any], list[str]]:
@@ -236,7 +242,8 @@ def read_layer(reader: Reader) -> Record:
         grids = tuple(_read_grid(reader) if here else None for here in present)
     narrow = _read_narrow(reader, outputs, columns) if flags & 128 else None
     treated = Treated(tuple(weights), bias, grids, narrow)
-    sizes = Sizes(start - reader.left, head, tuple(map(len, blocks)), bias_bytes)
+    scales = tuple(map(scale_bytes, blocks, weights))
+    sizes = Sizes(start - reader.left, head, tuple(map(len, blocks)), scales, bias_bytes)
     return Record(option, treated, sizes)
 
 

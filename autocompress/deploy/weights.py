@@ -62,3 +62,17 @@ def read_weight(data: bytes, shape: tuple[int, int]) -> StoredTensor:
     if some.scale is None or len(some.scale) != len(place):
         raise ArchiveError("damaged: rows left out of a tensor without scales of rows")
     return some.spread_rows(place, rows)
+
+
+def scale_bytes(data: bytes, weight: StoredTensor) -> int:
+    """Bytes of `data` that are no codes: steps, zero points or codebook, and which rows there are.
+
+    Args:
+        data: What `pack_weight` wrote.
+        weight: What `read_weight` made of it.
+    """
+    if data[0] != _SOME_ROWS:
+        return min(len(data), coding.scale_bytes(weight))
+    end = 1 + -(-len(weight.codes) // 8)
+    live = np.flatnonzero(np.unpackbits(np.frombuffer(data[1:end], np.uint8)))
+    return min(len(data), end + coding.scale_bytes(weight.rows(torch.from_numpy(live))))
