@@ -4,7 +4,8 @@ Rows and columns of a pruned layer differ widely in density (inputs that are rar
 nearly all their weights).  Each row and column is put in one of a few classes of equal count by
 its number of nonzeros, or by its sum of magnitudes; zeros are coded with one probability for each
 pair of classes, values with one histogram for each row class.  One class each is order-0 coding.
-The coder is the asymmetric numeral system of `constriction` (Bamler, arXiv:2201.01741).
+The coder is the range coder of `constriction` (Bamler, arXiv:2201.01741): its asymmetric numeral
+systems are faster, but cost 24 bits a stream, which is what small layers cannot pay.
 
 The plain alternative is zstd over the codes, a byte each or packed.
 """
@@ -85,7 +86,21 @@ def decode_matrix(data: bytes, shape: tuple[int, int], top: int) -> NDArray[np.i
     values = [
         histogram.read_table(reader.take(size), top, kind) for _ in range(groups[0] if top else 0)
     ]
-    coder = _coder(reader.take(reader.left))
+    coder = _decoder(reader.take(reader.left))
+    try:
+        return _decode(coder, groups, shape, top, masks, values)
+    except AssertionError as error:  # what the range decoder raises
+        raise ArchiveError(f"damaged: {error}") from error
+
+
+def _decode(
+    coder: Any,
+    groups: tuple[int, int],
+    shape: tuple[int, int],
+    top: int,
+    masks: list[Any],
+    values: list[Any],
+) -> NDArray[np.int8]:
     rows, columns = (_read_classes(coder, *pair) for pair in zip(groups, shape, strict=True))
     classes = _Classes(groups, rows, columns)
     flat = np.zeros(shape[0] * shape[1], np.int8)
@@ -95,8 +110,6 @@ def decode_matrix(data: bytes, shape: tuple[int, int], top: int) -> NDArray[np.i
     for group, model in enumerate(values):
         chosen = (classes.rows == group)[:, None] & (codes != 0)
         codes[chosen] = _magnitudes(top)[coder.decode(model, int(chosen.sum()))]
-    if not coder.is_empty():
-        raise ArchiveError("damaged: the coded weights do not end where they should")
     return codes
 
 
@@ -161,6 +174,9 @@ def _estimates(
 def _encode(codes: Integers, mask: NDArray[np.bool_], top: int, classes: _Classes) -> bytes:
     groups, flat = classes.groups, mask.reshape(-1).astype(np.int32)
     parts, levels = [], bytearray()
+    for symbols, count in ((classes.rows, groups[0]), (classes.columns, groups[1])):
+        if count > 1:
+            parts.append((symbols.astype(np.int32), histogram.uniform(count)))
     for cells in classes.cells():
         symbols = flat[cells]
         levels.append(histogram.mask_level(int(np.count_nonzero(symbols)), symbols.size))
@@ -170,22 +186,38 @@ def _encode(codes: Integers, mask: NDArray[np.bool_], top: int, classes: _Classe
     tables, kind = histogram.value_tables(counts, top) if top else ([], 0)
     for part, table in zip(kept, tables, strict=False):
         parts.append((_symbols(part, top), histogram.read_table(table, top, kind)))
-    coder = constriction.stream.stack.AnsCoder()
-    for symbols, model in reversed(parts):
-        coder.encode_reverse(symbols, model)
-    for symbols, count in ((classes.columns, groups[1]), (classes.rows, groups[0])):
-        if count > 1:
-            coder.encode_reverse(symbols, histogram.uniform(count))
-    words: bytes = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+    coder = constriction.stream.queue.RangeEncoder()
+    for symbols, model in parts:
+        coder.encode(symbols, model)
     settings = kind << 4 | GROUPS.index(groups[0]) << 2 | GROUPS.index(groups[1])
-    return bytes([settings]) + bytes(levels) + b"".join(tables) + words
+    return bytes([settings]) + bytes(levels) + b"".join(tables) + _stream(coder)
 
 
-def _coder(data: bytes) -> Any:
-    """A coder over little-endian words; zero bytes at the end carry nothing and are not stored."""
-    data = data.rstrip(b"\0")
-    data += bytes(-len(data) % 4)
-    return constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
+def _stream(coder: Any) -> bytes:
+    """The fewest bytes that decode to what was encoded, followed by zeros.
+
+    Any number in `[lower, lower + extent)` will do for the 64 bits that are not settled: here the
+    one with most zero bytes at its end.
+    """
+    place, (lower, extent) = coder.pos()
+    words: Integers = coder.get_compressed()
+    if lower + extent <= 1 << 64:
+        for length in range(9):
+            unit = 1 << (64 - 8 * length)
+            number: int = -(-lower // unit) * unit
+            if number < lower + extent:
+                settled: bytes = words[:place].astype(">u4").tobytes()
+                found = settled + number.to_bytes(8, "big")
+                return found.rstrip(b"\0")
+    # A carry may still change words before: these are sealed as they are.
+    sealed: bytes = words.astype(">u4").tobytes()
+    return sealed.rstrip(b"\0")
+
+
+def _decoder(data: bytes) -> Any:
+    """A decoder over big-endian words; zero bytes at the end carry nothing and are not stored."""
+    words = np.frombuffer(data + bytes(-len(data) % 4), ">u4")
+    return constriction.stream.queue.RangeDecoder(words.astype(np.uint32))
 
 
 def _read_classes(coder: Any, groups: int, count: int) -> Integers:

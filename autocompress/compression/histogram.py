@@ -1,8 +1,8 @@
 """Histograms in a few bytes: logarithmic levels of the frequencies, and the coder's model of them.
 
 Three kinds of tables: `FULL` has a level for each symbol, `SHORT` for each of a few magnitudes,
-`SHAPED` the width and exponent of a generalised normal density and how values pile up at the
-largest magnitude: two bytes, which is what a layer of a few hundred weights can pay.
+`SHAPED` the width and exponent of a generalised normal density, how values pile up at the largest
+magnitude and lack at the smallest: two bytes, which a layer of a few hundred weights can pay.
 
 Every probability is a whole number out of `TOTAL`, a power of two, so that the fixed-point model
 built from it involves exact products only and is the same on every machine.
@@ -30,7 +30,10 @@ _KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 FULL, SHORT, SHAPED = range(3)
 _HALF_POWERS = (1, 2, 3, 4, 5, 6)  # twice the exponent of the density's falling part
 _CURVE_BITS = 12
-_PILE_STEP, _PILE_ZERO = 4, 16  # levels of a unit of the pile, and the number that means none
+# A shape, lowest bits first: width (6), power (3), pile (4), dip (3).
+_WIDTH_STEP, _WIDTHS = 3, 64  # levels of a unit of the width
+_PILE_STEP, _PILE_ZERO = 4, 5  # levels of a unit of pile and dip; the number that means no pile
+_MOST_PILE, _MOST_DIP = 10, 7
 
 Integers = NDArray[Any]
 
@@ -97,8 +100,8 @@ def read_table(data: bytes, top: int, kind: int) -> Any:
     stored = np.frombuffer(data, np.uint8)
     if kind != SHAPED and stored.size and stored.max() > _TOP_LEVEL:
         raise ArchiveError(f"damaged: a frequency of level {stored.max()}")
-    if kind == SHAPED and top > 1 and stored[1] >> 5 >= len(_HALF_POWERS):
-        raise ArchiveError(f"damaged: a histogram of shape {stored[1]}")
+    if kind == SHAPED and top > 1 and int.from_bytes(data, "little") >> 6 & 7 >= len(_HALF_POWERS):
+        raise ArchiveError(f"damaged: a histogram of shape {data.hex()}")
     return _model(_spread(stored, top, kind))
 
 
@@ -138,12 +141,15 @@ def _spread(stored: Integers, top: int, kind: int) -> Integers:
 
 
 def _shaped(stored: Integers, top: int) -> Integers:
-    """Levels that fall with magnitude `m` by `width * (m / top)**power`, in whole numbers."""
+    """Levels that fall with magnitude `m` by `width * (m / top)**power`, in whole numbers, but for
+    more or fewer of the largest and fewer of the smallest."""
     fall = np.zeros(top, np.int64)
     if top > 1:
-        width, second = int(stored[0]), int(stored[1])
-        fall = width * _curves(top)[second >> 5] >> _CURVE_BITS
-        fall[-1] -= _PILE_STEP * ((second & 31) - _PILE_ZERO)
+        shape = int(stored[0]) | int(stored[1]) << 8
+        width, power, pile, dip = shape & 63, shape >> 6 & 7, shape >> 9 & 15, shape >> 13
+        fall = _WIDTH_STEP * width * _curves(top)[power] >> _CURVE_BITS
+        fall[-1] -= _PILE_STEP * (pile - _PILE_ZERO)
+        fall[0] += _PILE_STEP * dip
     line = np.clip(_TOP_LEVEL - fall + fall.min(), 1, _TOP_LEVEL)
     return np.concatenate([line[::-1], line])
 
@@ -161,12 +167,11 @@ def _curves(top: int) -> Integers:
 
 
 @cache
-def _every_shape(top: int) -> tuple[NDArray[np.float64], ...]:
-    """Levels `(powers, widths, top)` by which shapes fall; weight before the last magnitude, and
-    there."""
-    falls = (np.arange(256)[:, None] * _curves(top)[:, None, :]) >> _CURVE_BITS
-    weights = np.exp2(-falls / _STEPS)
-    return falls.astype(np.float64), weights[..., :-1].sum(-1), weights[..., -1]
+def _every_shape(top: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Levels `(powers, widths, top)` by which densities fall, and the weights that these mean."""
+    widths = _WIDTH_STEP * np.arange(_WIDTHS)
+    falls = (widths[:, None] * _curves(top)[:, None, :]) >> _CURVE_BITS
+    return falls.astype(np.float64), np.exp2(-falls / _STEPS)
 
 
 def _shape(counts: Integers, top: int) -> bytes:
@@ -174,15 +179,26 @@ def _shape(counts: Integers, top: int) -> bytes:
     if top == 1:
         return b""
     folded = (counts[:top][::-1] + counts[top:]).astype(np.float64)
-    falls, inner, last = _every_shape(top)
-    # What is above the line at the last magnitude: clipped values, or a scale set by it.
-    ratio = (folded[-1] + 0.1) / (folded[:-1].sum() + 0.1) * inner / last
-    piles = np.clip(np.round(np.log2(ratio) * _STEPS / _PILE_STEP), -_PILE_ZERO, 15)
-    total = inner + last * np.exp2(piles * _PILE_STEP / _STEPS)
+    falls, weights = _every_shape(top)
+    start = 1 if top > 2 else 0
+    middle, among = weights[..., start:-1].sum(-1), folded[start:-1].sum()
+
+    def units(place: int) -> NDArray[np.float64]:
+        """By how many units the magnitude stands out beside those in the middle."""
+        ratio = (folded[place] + 0.1) / (among + 0.1) * middle / weights[..., place]
+        return np.asarray(np.round(np.log2(ratio) * _STEPS / _PILE_STEP))
+
+    piles = np.clip(units(-1), -_PILE_ZERO, _MOST_PILE)
+    dips = np.clip(-units(0), 0, _MOST_DIP) * start
+    falls = falls.copy()
+    falls[..., -1] -= _PILE_STEP * piles
+    falls[..., 0] += _PILE_STEP * dips
+    total = np.exp2(-falls / _STEPS).sum(-1)
     bits = folded.sum() * np.log2(total) + falls @ folded / _STEPS
-    bits -= folded[-1] * piles * _PILE_STEP / _STEPS
     power, width = np.unravel_index(int(bits.argmin()), bits.shape)
-    return bytes([int(width), int(power) << 5 | int(piles[power, width]) + _PILE_ZERO])
+    pile, dip = int(piles[power, width]) + _PILE_ZERO, int(dips[power, width])
+    shape = int(width) | int(power) << 6 | pile << 9 | dip << 13
+    return shape.to_bytes(2, "little")
 
 
 def _shares(levels: Integers) -> Integers:
