@@ -145,9 +145,55 @@ def read_archive(path: Path | str) -> Archive:
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        return _parse(data)
+        return parse_archive(data)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
+
+
+def parse_archive(data: bytes) -> Archive:
+    """An archive from the bytes of its file.
+
+    Raises:
+        ArchiveError: If they are no archive, of another version, truncated or damaged.
+    """
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ArchiveError("not an archive: it does not begin with 'ACZ'")
+    if len(data) < _HEADER + _CHECK:
+        raise ArchiveError("truncated: shorter than any archive")
+    if data[len(_MAGIC)] != _VERSION:
+        raise ArchiveError(
+            f"version {data[len(_MAGIC)]}: this program reads version {_VERSION}; write the file"
+            " again from its run with `autocompress export`"
+        )
+    body, check = data[:-_CHECK], int.from_bytes(data[-_CHECK:], "little")
+    if zlib.crc32(body) != check:
+        raise ArchiveError("damaged or truncated: the checksum does not match")
+    coder = data[len(_MAGIC) + 1]
+    if coder >= len(CODERS):
+        raise ArchiveError(f"damaged: coder {coder}, allowed are 0 to {len(CODERS) - 1}")
+    reader = Reader(body)
+    reader.take(_HEADER)
+    base = read_base(reader)
+    size = len(data) - reader.left
+    found: dict[str, Record] = {}
+    for name in base.layers:
+        try:
+            found[name] = read_layer(reader)
+        except ArchiveError as error:
+            raise ArchiveError(f"layer {name!r}: {error}") from error
+    reader.finish()
+    return Archive(
+        treated={name: record.treated for name, record in found.items()},
+        options={name: record.option for name, record in found.items()},
+        rest=base.rest,
+        metadata=base.metadata,
+        coder=CODERS[coder],
+        version=_VERSION,
+        checksum=check,
+        sizes={name: record.sizes for name, record in found.items()},
+        base_bytes=size,
+        index_bytes=base.index_bytes,
+    )
 
 
 def load_archive(path: Path | str, model: nn.Module) -> nn.Module:
@@ -187,47 +233,6 @@ def _archive(
     header = _MAGIC + bytes([_VERSION, CODERS.index(coder)])
     body = b"".join([header, pack_base(rest, metadata, treated), *layers])
     return body + zlib.crc32(body).to_bytes(_CHECK, "little")
-
-
-def _parse(data: bytes) -> Archive:
-    if data[: len(_MAGIC)] != _MAGIC:
-        raise ArchiveError("not an archive: it does not begin with 'ACZ'")
-    if len(data) < _HEADER + _CHECK:
-        raise ArchiveError("truncated: shorter than any archive")
-    if data[len(_MAGIC)] != _VERSION:
-        raise ArchiveError(
-            f"version {data[len(_MAGIC)]}: this program reads version {_VERSION}; write the file"
-            " again from its run with `autocompress export`"
-        )
-    body, check = data[:-_CHECK], int.from_bytes(data[-_CHECK:], "little")
-    if zlib.crc32(body) != check:
-        raise ArchiveError("damaged or truncated: the checksum does not match")
-    coder = data[len(_MAGIC) + 1]
-    if coder >= len(CODERS):
-        raise ArchiveError(f"damaged: coder {coder}, allowed are 0 to {len(CODERS) - 1}")
-    reader = Reader(body)
-    reader.take(_HEADER)
-    base = read_base(reader)
-    size = len(data) - reader.left
-    found: dict[str, Record] = {}
-    for name in base.layers:
-        try:
-            found[name] = read_layer(reader)
-        except ArchiveError as error:
-            raise ArchiveError(f"layer {name!r}: {error}") from error
-    reader.finish()
-    return Archive(
-        treated={name: record.treated for name, record in found.items()},
-        options={name: record.option for name, record in found.items()},
-        rest=base.rest,
-        metadata=base.metadata,
-        coder=CODERS[coder],
-        version=_VERSION,
-        checksum=check,
-        sizes={name: record.sizes for name, record in found.items()},
-        base_bytes=size,
-        index_bytes=base.index_bytes,
-    )
 
 
 def _restore(archive: Archive, model: nn.Module) -> nn.Module:
