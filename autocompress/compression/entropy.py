@@ -7,7 +7,8 @@ pair of classes, values with one histogram for each row class.  One class each i
 The coder is the range coder of `constriction` (Bamler, arXiv:2201.01741): its asymmetric numeral
 systems are faster, but cost 24 bits a stream, which is what small layers cannot pay.
 
-The plain alternative is zstd over the codes, a byte each or packed.
+The plain alternative is zstd over the codes, a byte each or packed; of dense layers, whose
+neighbours are alike, it makes a little less than order 0, and is taken where it does.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ GROUPS = (1, 2, 4, 8)
 CODERS = ("entropy", "zstd")
 _KINDS = 3  # of histograms
 _BYTES, _PACKED = 48, 49  # zstd over codes of a byte each, or of as many bits as they need
+_LEAST_REPEATS = 4096  # codes of a matrix in which zstd finds any
 _TRIES = 3  # codings made in full: order 0, and those that promise fewest bytes
 
 Integers = NDArray[Any]
@@ -59,15 +61,19 @@ def encode_matrix(codes: Integers, top: int, coder: str = "entropy") -> bytes:
     Args:
         codes: `(rows, columns)` whole numbers in `[-top, top]`.
         top: Largest magnitude; 0 codes only where `codes` is not zero.
-        coder: `entropy`, or `zstd` for the plain alternative.
+        coder: `entropy`, or `zstd` for the plain alternative alone.
 
     Returns:
         One byte of settings; then tables and the coded stream, or a zstd frame.
     """
     if coder == "zstd":
-        return _packed(codes, top)
+        return _zstd(codes, top)
     mask = codes != 0
-    return min((_encode(codes, mask, top, classes) for classes in _promising(codes, top)), key=len)
+    found = [_encode(codes, mask, top, classes) for classes in _promising(codes, top)]
+    if codes.size >= _LEAST_REPEATS and 2 * np.count_nonzero(mask) > codes.size:
+        # Neighbours in dense layers are alike, which packed together they show.
+        found.append(_packed(codes, top))
+    return min(found, key=len)
 
 
 def decode_matrix(data: bytes, shape: tuple[int, int], top: int) -> NDArray[np.int8]:
@@ -237,14 +243,21 @@ def _symbols(values: Integers, top: int) -> Integers:
     return values + top - (values > 0)
 
 
+def _zstd(codes: Integers, top: int) -> bytes:
+    """Codes under zstd, of a byte each or packed."""
+    raw = _shifted(codes, top).astype(np.uint8).tobytes()
+    return min(bytes([_BYTES]) + bits.zstd(raw), _packed(codes, top), key=len)
+
+
 def _packed(codes: Integers, top: int) -> bytes:
-    """Codes under zstd: of a byte each, or packed, which lets it see several at once."""
-    shifted = codes.astype(np.int16) + top if top else (codes != 0).astype(np.int16)
-    frames = (
-        bytes([_BYTES]) + bits.zstd(shifted.astype(np.uint8).tobytes()),
-        bytes([_PACKED]) + bits.zstd(bits.pack(shifted, (2 * top or 1).bit_length())),
+    """Codes packed, under zstd, which sees several at once."""
+    return bytes([_PACKED]) + bits.zstd(
+        bits.pack(_shifted(codes, top), (2 * top or 1).bit_length())
     )
-    return min(frames, key=len)
+
+
+def _shifted(codes: Integers, top: int) -> Integers:
+    return codes.astype(np.int16) + top if top else (codes != 0).astype(np.int16)
 
 
 def _unpacked(settings: int, data: bytes, shape: tuple[int, int], top: int) -> NDArray[np.int8]:
