@@ -70,7 +70,7 @@ def encode_matrix(codes: Integers, top: int, coder: str = "entropy") -> bytes:
         return _zstd(codes, top)
     mask = codes != 0
     found = [_encode(codes, mask, top, classes) for classes in _promising(codes, top)]
-    if codes.size >= _LEAST_REPEATS and 2 * np.count_nonzero(mask) > codes.size:
+    if codes.size >= _LEAST_REPEATS and np.count_nonzero(mask) > 0.4 * codes.size:
         # Neighbours in dense layers are alike, which packed together they show.
         found.append(_packed(codes, top))
     return min(found, key=len)
