@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from autocompress.cli_archive import inspect
 from autocompress.cli_devices import devices, profile
 from autocompress.cli_options import Budget, RunFolder, StudyFolder, recovery_overrides
 from autocompress.cli_tuning import tune_settings
@@ -325,6 +326,7 @@ def report(run: RunFolder) -> None:
     typer.echo(write_report(run))
 
 
+app.command()(inspect)
 app.command()(devices)
 app.command()(profile)
 app.command()(tune_settings)

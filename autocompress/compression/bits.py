@@ -1,5 +1,5 @@
-"""Bytes of the packed archive: a checked reader, variable-length integers, bit packing, and zlib
-over byte planes.  Everything that reads answers damaged data with `ArchiveError`."""
+"""Bytes of the packed archive: a checked reader, variable-length integers, bit packing, zlib
+over byte planes, and zstd.  Everything that reads answers damaged data with `ArchiveError`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import zlib
 from typing import Any
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 from autocompress.errors import ArchiveError
+
+_LEAST_WINDOW = 1 << 10  # bytes, of the format
 
 
 class Reader:
@@ -130,6 +133,12 @@ def unsqueeze(data: bytes, size: int, item: int) -> bytes:
     return body
 
 
+def deflate(raw: bytes) -> bytes:
+    """zlib without header and checksum."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    return packer.compress(raw) + packer.flush()
+
+
 def inflate(data: bytes, size: int, raw: bool = False) -> bytes:
     """Undoes zlib when the result has exactly `size` bytes.
 
@@ -150,5 +159,32 @@ def inflate(data: bytes, size: int, raw: bool = False) -> bytes:
     except zlib.error as error:
         raise ArchiveError(f"damaged: {error}") from error
     if len(out) != size or not unpacker.eof or unpacker.unused_data:
+        raise ArchiveError(f"damaged: {size} bytes are declared, {len(out)} are there")
+    return out
+
+
+def zstd(raw: bytes) -> bytes:
+    """A zstd frame without checksum or length: the archive has both."""
+    packer = zstandard.ZstdCompressor(level=19, write_content_size=False, write_checksum=False)
+    return packer.compress(raw)
+
+
+def unzstd(data: bytes, size: int) -> bytes:
+    """Undoes `zstd` when the result has exactly `size` bytes.
+
+    Raises:
+        ArchiveError: If `data` is damaged or holds another number of bytes.
+    """
+    # A frame may ask for a window of gigabytes, and declare a length that is allocated at once:
+    # neither is believed.
+    window = max(_LEAST_WINDOW, 1 << (max(1, size) - 1).bit_length())
+    unpacker = zstandard.ZstdDecompressor(max_window_size=window)
+    try:
+        with unpacker.stream_reader(data) as stream:
+            out = bytes(stream.read(size))
+            more = stream.read(1)
+    except zstandard.ZstdError as error:
+        raise ArchiveError(f"damaged: {error}") from error
+    if len(out) != size or more:
         raise ArchiveError(f"damaged: {size} bytes are declared, {len(out)} are there")
     return out

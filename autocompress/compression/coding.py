@@ -29,23 +29,27 @@ _FURTHER = 32  # a second byte of settings follows
 _FLOATS = {16: ("<f2", "<u2"), 32: ("<f4", "<u4")}
 
 
-def encode(tensor: StoredTensor) -> bytes:
+def encode(tensor: StoredTensor, coder: str = "entropy") -> bytes:
     """Everything of a stored tensor but its shape.
+
+    Args:
+        tensor: What to store.
+        coder: Of the codes, `entropy` or `zstd`.
 
     Raises:
         ValueError: If the tensor is no matrix, its types do not fit its bits, a code is out of
             range, or its scales are not float16 of a shape that fits.
     """
     if not kinds.is_plain(tensor):
-        return _encode_further(tensor)
+        return _encode_further(tensor, coder)
     _check(tensor)
     codes = np.ascontiguousarray(tensor.codes.detach().cpu().numpy())
     scales, packed_scales = (b"", 0) if tensor.scale is None else _encode_scales(tensor.scale)
     if tensor.bits > 8:
-        plain, coded = _encode_floats(codes, tensor.bits)
+        plain, coded = _encode_floats(codes, tensor.bits, coder)
     else:
         top = 2 ** (tensor.bits - 1) - 1
-        coded = encode_matrix(codes, top)
+        coded = encode_matrix(codes, top, coder)
         # Packing is slow and seldom smaller, which its length tells beforehand.
         is_coded = len(coded) < bits.packed_bytes(codes.size, tensor.bits)
         plain = coded if is_coded else bits.pack(codes.astype(np.int16) + top, tensor.bits)
@@ -53,7 +57,7 @@ def encode(tensor: StoredTensor) -> bytes:
     return _smaller(head, scales, plain, coded, codes.shape)
 
 
-def _encode_further(tensor: StoredTensor) -> bytes:
+def _encode_further(tensor: StoredTensor, coder: str) -> bytes:
     """Any kind of integer codes: two bytes of settings, scales or codebook, zero points, codes."""
     kinds.check(tensor)
     steps = tensor.scale if tensor.codebook is None else tensor.codebook
@@ -61,7 +65,7 @@ def _encode_further(tensor: StoredTensor) -> bytes:
     scales, packed_scales = _encode_scales(steps)
     head = bytes([_FURTHER | packed_scales << 4]) + kinds.head(tensor)
     symbols, top = kinds.symbols(tensor)
-    coded = encode_matrix(symbols, top)
+    coded = encode_matrix(symbols, top, coder)
     is_coded = len(coded) < kinds.packed_bytes(tensor)
     plain = coded if is_coded else kinds.pack(tensor)
     return _smaller(head, scales + kinds.pack_zero(tensor), plain, coded, symbols.shape)
@@ -82,6 +86,13 @@ def _smaller(
 def coded_bytes(tensor: StoredTensor) -> int:
     """Bytes that `encode` needs: codes, scales and tables."""
     return len(encode(tensor))
+
+
+def scale_bytes(tensor: StoredTensor) -> int:
+    """Bytes of what `encode` writes that give the codes their meaning: steps, zero points or
+    codebook."""
+    steps = tensor.scale if tensor.codebook is None else tensor.codebook
+    return 0 if steps is None else len(_encode_scales(steps)[0]) + len(kinds.pack_zero(tensor))
 
 
 def decode(data: bytes, shape: tuple[int, int]) -> StoredTensor:
@@ -183,13 +194,13 @@ def _decode_scales(reader: Reader, count: int, packed: int) -> NDArray[np.float1
     return patterns.astype(np.uint16).view(np.float16)
 
 
-def _encode_floats(values: NDArray[Any], width: int) -> tuple[bytes, bytes]:
+def _encode_floats(values: NDArray[Any], width: int, coder: str) -> tuple[bytes, bytes]:
     """All values; or where they are not zero, then these values alone."""
     patterns = values.astype(_FLOATS[width][0]).view(_FLOATS[width][1])
     plain = bits.squeeze(patterns.tobytes(), width // 8)
     mask = patterns != 0  # as bits: minus zero is a value
     kept = bits.squeeze(patterns[mask].tobytes(), width // 8)
-    return plain, bits.block(kept) + encode_matrix(mask.astype(np.int8), 0)
+    return plain, bits.block(kept) + encode_matrix(mask.astype(np.int8), 0, coder)
 
 
 def _decode_floats(

@@ -1,16 +1,17 @@
 """A compressed model as one packed file (`model.acz`): weights coded bit for bit, no pickle.
 
-    "ACZ" and a version byte | base: metadata, untreated tensors | one record a layer | CRC-32
+    "ACZ", version, coder | base: metadata, untreated tensors, names | a record a layer | CRC-32
 
 Numbers in front of variable parts are LEB128, all values little-endian.  A layer's record depends
 on that layer alone, so that the file's size is `base_bytes` plus a sum of `layer_bytes`.
+docs/archive.md gives every byte.
 """
 
 from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.bits import Reader
+from autocompress.compression.entropy import CODERS
 from autocompress.compression.rounded import swap_sums
 from autocompress.compression.treated import Treated, build_module
-from autocompress.deploy.records import pack_base, pack_layer, read_base, read_layer
+from autocompress.deploy.records import (
+    Record,
+    Sizes,
+    pack_base,
+    pack_layer,
+    read_base,
+    read_layer,
+)
 from autocompress.errors import ArchiveError, StorageError
 from autocompress.files import write_bytes
 from autocompress.model.layer import matrix_shape
@@ -28,7 +37,9 @@ from autocompress.model.sums import expose_sums, sums_of
 from autocompress.model.swap import swap
 
 SUMS = "sums"  # key of the metadata: how many additions are rounded where layers are int8
-_MAGIC, _VERSION = b"ACZ", 1
+_MAGIC, _VERSION = b"ACZ", 2
+_HEADER = len(_MAGIC) + 2
+_CHECK = 4  # bytes of the checksum
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,26 @@ class Archive:
         options: Option id of each of them.
         rest: Every other tensor of the model's state.
         metadata: Where it comes from.
+        coder: What its codes were coded by, one of `entropy.CODERS`.
+        version: Of the layout.
+        checksum: CRC-32 of all before it.
+        sizes: Bytes of each layer's record by name.
+        base_bytes: Bytes of all else: header, base and checksum.
+        index_bytes: The part of it that is metadata, names and shapes.
+        header_bytes: The part of it that is the same in all archives, the checksum included.
     """
 
     treated: Mapping[str, Treated]
     options: Mapping[str, str]
     rest: Mapping[str, Tensor]
     metadata: Mapping[str, str]
+    coder: str
+    version: int
+    checksum: int
+    sizes: Mapping[str, Sizes]
+    base_bytes: int
+    index_bytes: int
+    header_bytes: int = _HEADER + _CHECK
 
 
 def write_archive(
@@ -54,6 +79,7 @@ def write_archive(
     options: Mapping[str, str],
     rest: Mapping[str, Tensor],
     metadata: Mapping[str, str],
+    coder: str = "entropy",
 ) -> int:
     """Writes the whole file or nothing.
 
@@ -63,6 +89,8 @@ def write_archive(
         options: Option id of each of them.
         rest: Every other tensor of the model's state, by its key.
         metadata: A few short strings.
+        coder: `entropy`, or `zstd` for the plain alternative: codes under zstd, about 5 % larger,
+            which a reader without an entropy coder can undo.
 
     Returns:
         Size of the file in bytes.
@@ -71,7 +99,7 @@ def write_archive(
         StorageError: If the file cannot be written, such as on a full disk.
         ValueError: If the parts do not belong together or hold what an archive cannot store.
     """
-    data = _archive(treated, options, rest, metadata)
+    data = _archive(treated, options, rest, metadata, coder)
     write_bytes(Path(path), data)
     return len(data)
 
@@ -81,19 +109,28 @@ def archive_bytes(
     options: Mapping[str, str],
     rest: Mapping[str, Tensor],
     metadata: Mapping[str, str],
+    coder: str = "entropy",
 ) -> int:
     """Size of the file that `write_archive` would write."""
-    return len(_archive(treated, options, rest, metadata))
+    return len(_archive(treated, options, rest, metadata, coder))
 
 
-def base_bytes(rest: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
-    """Size of an archive without treated layers."""
-    return len(_archive({}, {}, rest, metadata))
+def base_bytes(
+    rest: Mapping[str, Tensor], metadata: Mapping[str, str], layers: Iterable[str] = ()
+) -> int:
+    """Size of an archive but for the records of its layers.
+
+    Args:
+        rest: Untreated tensors by key.
+        metadata: A few short strings.
+        layers: Names of the treated layers, in their order.
+    """
+    return _HEADER + len(pack_base(rest, metadata, layers)) + _CHECK
 
 
-def layer_bytes(name: str, option_id: str, treated: Treated) -> int:
-    """What one layer adds to the size of an archive, exactly."""
-    return len(pack_layer(name, option_id, treated))
+def layer_bytes(name: str, option_id: str, treated: Treated, coder: str = "entropy") -> int:
+    """What one layer adds to the size of an archive that knows its name, exactly."""
+    return len(pack_layer(name, option_id, treated, coder))
 
 
 def read_archive(path: Path | str) -> Archive:
@@ -108,9 +145,55 @@ def read_archive(path: Path | str) -> Archive:
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        return _parse(data)
+        return parse_archive(data)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
+
+
+def parse_archive(data: bytes) -> Archive:
+    """An archive from the bytes of its file.
+
+    Raises:
+        ArchiveError: If they are no archive, of another version, truncated or damaged.
+    """
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ArchiveError("not an archive: it does not begin with 'ACZ'")
+    if len(data) < _HEADER + _CHECK:
+        raise ArchiveError("truncated: shorter than any archive")
+    if data[len(_MAGIC)] != _VERSION:
+        raise ArchiveError(
+            f"version {data[len(_MAGIC)]}: this program reads version {_VERSION}; write the file"
+            " again from its run with `autocompress export`"
+        )
+    body, check = data[:-_CHECK], int.from_bytes(data[-_CHECK:], "little")
+    if zlib.crc32(body) != check:
+        raise ArchiveError("damaged or truncated: the checksum does not match")
+    coder = data[len(_MAGIC) + 1]
+    if coder >= len(CODERS):
+        raise ArchiveError(f"damaged: coder {coder}, allowed are 0 to {len(CODERS) - 1}")
+    reader = Reader(body)
+    reader.take(_HEADER)
+    base = read_base(reader)
+    size = len(data) - reader.left
+    found: dict[str, Record] = {}
+    for name in base.layers:
+        try:
+            found[name] = read_layer(reader)
+        except ArchiveError as error:
+            raise ArchiveError(f"layer {name!r}: {error}") from error
+    reader.finish()
+    return Archive(
+        treated={name: record.treated for name, record in found.items()},
+        options={name: record.option for name, record in found.items()},
+        rest=base.rest,
+        metadata=base.metadata,
+        coder=CODERS[coder],
+        version=_VERSION,
+        checksum=check,
+        sizes={name: record.sizes for name, record in found.items()},
+        base_bytes=size,
+        index_bytes=base.index_bytes,
+    )
 
 
 def load_archive(path: Path | str, model: nn.Module) -> nn.Module:
@@ -137,41 +220,19 @@ def _archive(
     options: Mapping[str, str],
     rest: Mapping[str, Tensor],
     metadata: Mapping[str, str],
+    coder: str,
 ) -> bytes:
+    if coder not in CODERS:
+        raise ValueError(f"archive: coder {coder!r}; allowed are {', '.join(CODERS)}")
     if treated.keys() != options.keys():
         raise ValueError(f"archive: layers {sorted(treated)} but options for {sorted(options)}")
     for key in rest:
         if key.rpartition(".")[0] in treated:
             raise ValueError(f"archive: {key} belongs to a treated layer and is also in rest")
-    layers = (pack_layer(name, options[name], layer) for name, layer in treated.items())
-    body = b"".join([_MAGIC, bytes([_VERSION]), pack_base(rest, metadata), *layers])
-    return body + zlib.crc32(body).to_bytes(4, "little")
-
-
-def _parse(data: bytes) -> Archive:
-    if data[: len(_MAGIC)] != _MAGIC:
-        raise ArchiveError("not an archive: it does not begin with 'ACZ'")
-    if len(data) < len(_MAGIC) + 5:
-        raise ArchiveError("truncated: shorter than any archive")
-    if data[len(_MAGIC)] != _VERSION:
-        raise ArchiveError(f"version {data[len(_MAGIC)]}: this program reads version {_VERSION}")
-    body, check = data[:-4], int.from_bytes(data[-4:], "little")
-    if zlib.crc32(body) != check:
-        raise ArchiveError("damaged or truncated: the checksum does not match")
-    reader = Reader(body)
-    reader.take(len(_MAGIC) + 1)
-    metadata, rest = read_base(reader)
-    treated: dict[str, Treated] = {}
-    options: dict[str, str] = {}
-    while reader.left:
-        name, option = reader.text(), reader.text()
-        if name in treated:
-            raise ArchiveError(f"damaged: layer {name!r} occurs twice")
-        try:
-            treated[name], options[name] = read_layer(reader), option
-        except ArchiveError as error:
-            raise ArchiveError(f"layer {name!r}: {error}") from error
-    return Archive(treated, options, rest, metadata)
+    layers = (pack_layer(name, options[name], layer, coder) for name, layer in treated.items())
+    header = _MAGIC + bytes([_VERSION, CODERS.index(coder)])
+    body = b"".join([header, pack_base(rest, metadata, treated), *layers])
+    return body + zlib.crc32(body).to_bytes(_CHECK, "little")
 
 
 def _restore(archive: Archive, model: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """Parts of a packed archive as bytes and back: the untreated tensors, and a layer's record.
 
 Nothing is allocated before its size was checked against the bytes that are there.
+docs/archive.md gives every byte.
 """
 
 from __future__ import annotations
@@ -8,17 +9,20 @@ from __future__ import annotations
 import json
 import math
 import struct
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autocompress.compression import bits, coding
+from autocompress.compression import bits
 from autocompress.compression.bits import Reader
-from autocompress.compression.treated import Grid, Narrow, StoredTensor, Treated
+from autocompress.compression.treated import Grid, Narrow, Treated
+from autocompress.deploy.floats import pack_floats, read_floats
+from autocompress.deploy.weights import pack_weight, read_weight, scale_bytes
+from autocompress.deploy.words import pack_words, read_words
 from autocompress.errors import ArchiveError
 
 _DTYPES = {
@@ -38,10 +42,64 @@ _BIAS = (None, torch.float16, torch.float32)
 _GRID = struct.Struct("<fB")
 
 
-def pack_base(rest: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+@dataclass(frozen=True)
+class Base:
+    """What an archive holds beside its layers.
+
+    Args:
+        metadata: Where it comes from.
+        rest: Untreated tensors by key.
+        layers: Names of the layers whose records follow, in their order.
+        index_bytes: Of metadata, names and shapes.
+    """
+
+    metadata: dict[str, str]
+    rest: dict[str, Tensor]
+    layers: tuple[str, ...]
+    index_bytes: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a layer's record.
+
+    Args:
+        total: Of all.
+        head: Flags, option id and shape.
+        weights: Of each stored tensor.
+        scales: The part of it that is no codes: steps, zero points, codebook.
+        bias: Of the bias.
+    """
+
+    total: int
+    head: int
+    weights: tuple[int, ...]
+    scales: tuple[int, ...]
+    bias: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A layer as it was read.
+
+    Args:
+        option: Its option id.
+        treated: What is stored.
+        sizes: Bytes of its parts.
+    """
+
+    option: str
+    treated: Treated
+    sizes: Sizes
+
+
+def pack_base(
+    rest: Mapping[str, Tensor], metadata: Mapping[str, str], layers: Iterable[str] = ()
+) -> bytes:
     """An index in JSON, deflated where that is smaller; then the tensors, one block for a type.
 
-    The names of batch norms repeat each other and one deflated index shrinks them tenfold.
+    Names of layers and tensors repeat each other: one deflated index shrinks them to a third and
+    less, which each layer for itself could not.
     """
     index: dict[str, list[str | int]] = {}
     raw: dict[str, bytearray] = {}
@@ -53,18 +111,26 @@ def pack_base(rest: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
         raw.setdefault(dtype, bytearray()).extend(_raw(tensor))
     if not all(isinstance(part, str) for pair in metadata.items() for part in pair):
         raise ValueError(f"archive: metadata must map strings to strings, not {dict(metadata)}")
-    text = json.dumps([dict(metadata), index], separators=(",", ":"), ensure_ascii=False).encode()
-    small = zlib.compress(text, 9)
+    content = [dict(metadata), index, list(layers)]
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    small = bits.deflate(text)
     head = bits.integer(len(text)) + bits.block(small if len(small) < len(text) else text)
     blocks = (bits.squeeze(bytes(data), _DTYPES[dtype].itemsize) for dtype, data in raw.items())
     return head + b"".join(map(bits.block, blocks))
 
 
-def read_base(reader: Reader) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_base(reader: Reader) -> Base:
+    """What `pack_base` wrote.
+
+    Raises:
+        ArchiveError: If it is damaged or cut.
+    """
+    start = reader.left
     size, text = reader.integer(), reader.block()
+    index_bytes = start - reader.left
     if size != len(text):
-        text = bits.inflate(text, size)
-    metadata, index = _read_index(text)
+        text = bits.inflate(text, size, raw=True)
+    metadata, index, layers = _read_index(text)
     totals: dict[str, int] = {}
     for dtype, *shape in index.values():
         totals[dtype] = totals.get(dtype, 0) + math.prod(shape) * _DTYPES[dtype].itemsize
@@ -75,21 +141,26 @@ def read_base(reader: Reader) -> tuple[dict[str, str], dict[str, Tensor]]:
     for key, (dtype, *shape) in index.items():
         raw = readers[dtype].take(math.prod(shape) * _DTYPES[dtype].itemsize)
         rest[key] = _tensor(raw, _DTYPES[dtype], shape)
-    return metadata, rest
+    return Base(metadata, rest, tuple(layers), index_bytes)
 
 
-def _read_index(text: bytes) -> tuple[dict[str, str], dict[str, Any]]:
-    """Metadata and `key: [type, *shape]`, every type known and every size a whole number."""
+def _read_index(text: bytes) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """Metadata, `key: [type, *shape]` with every type known and every size a whole number, and
+    the layers' names."""
     try:
-        metadata, index = json.loads(text, object_pairs_hook=_unique)
-        valid = all(isinstance(value, str) for value in metadata.values()) and all(
-            entry[0] in _DTYPES and _is_shape(entry[1:]) for entry in index.values()
+        metadata, index, layers = json.loads(text, object_pairs_hook=_unique)
+        valid = (
+            isinstance(layers, list)
+            and all(isinstance(text, str) for text in (*metadata.values(), *layers))
+            and all(entry[0] in _DTYPES and _is_shape(entry[1:]) for entry in index.values())
         )
+        if valid and len(set(layers)) < len(layers):
+            raise ValueError("a layer occurs twice")
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ArchiveError(f"damaged: index of the tensors: {error}") from error
     if not valid:
         raise ArchiveError("damaged: index of the tensors: a type or shape that cannot be")
-    return metadata, index
+    return metadata, index, layers
 
 
 def _is_shape(sizes: list[Any]) -> bool:
@@ -105,8 +176,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def pack_layer(name: str, option_id: str, treated: Treated) -> bytes:
-    """Names, a byte of flags, shape, stored tensors, bias, grids."""
+def pack_layer(name: str, option_id: str, treated: Treated, coder: str = "entropy") -> bytes:
+    """A byte of flags, option, shape, stored tensors, bias, grids, channels.
+
+    Args:
+        name: Of the layer, for messages: it is stored in the base.
+        option_id: ASCII.
+        treated: What is stored.
+        coder: Of the codes, `entropy` or `zstd`.
+
+    Raises:
+        ValueError: If the parts do not belong together or hold what an archive cannot store.
+    """
     weights, bias, grids = treated.weights, treated.bias, treated.grids
     if len(weights) not in (1, 2) or len(grids) not in (0, len(weights) + 1):
         raise ValueError(f"{name}: {len(weights)} weights with {len(grids)} grids")
@@ -121,34 +202,49 @@ def pack_layer(name: str, option_id: str, treated: Treated) -> bytes:
     flags |= bool(treated.narrow) << 7
     for index, grid in enumerate(grids):
         flags |= (grid is not None) << (4 + index)
-    parts = [bits.block(name.encode()), bits.block(option_id.encode()), bytes([flags])]
+    parts = [bytes([flags]), bits.block(pack_words(option_id))]
     parts += [bits.integer(size) for size in shape]
-    parts += [bits.block(coding.encode(weight)) for weight in weights]
-    parts += [_raw(bias)] if bias is not None else []
+    # An integer kernel adds its bias in steps of the row's scale, which therefore stays.
+    drops = [not grids or weight is not weights[-1] for weight in weights]
+    parts += [
+        bits.block(pack_weight(weight, coder, drop))
+        for weight, drop in zip(weights, drops, strict=True)
+    ]
+    parts += [pack_floats(bias, coder)] if bias is not None else []
     parts += [_pack_grid(name, grid) for grid in grids if grid]
     return b"".join([*parts, *_pack_narrow(treated.narrow)])
 
 
-def read_layer(reader: Reader) -> Treated:
+def read_layer(reader: Reader) -> Record:
+    """What `pack_layer` wrote.
+
+    Raises:
+        ArchiveError: If it is damaged or cut.
+    """
+    start = reader.left
     flags = reader.byte()
     count, kind = 1 + (flags & 1), flags >> 1 & 3
     if kind >= len(_BIAS) or flags >> 4 & 7 >= 2 ** (count + 1 if flags & 8 else 0):
         raise ArchiveError(f"damaged: layer flags {flags} are unknown")
+    option = read_words(reader.block())
     rows, columns = reader.integer(), reader.integer()
     shapes = [(rows, columns)] + [(reader.integer(), rows) for _ in range(count - 1)]
-    weights: list[StoredTensor] = []
-    for shape in shapes:
-        weights.append(coding.decode(reader.block(), shape))
+    head = start - reader.left
+    blocks = [reader.block() for _ in shapes]
+    weights = [read_weight(block, shape) for block, shape in zip(blocks, shapes, strict=True)]
+    before = reader.left
     dtype, outputs = _BIAS[kind], shapes[-1][0]
-    bias = None
-    if dtype is not None:
-        bias = _tensor(reader.take(outputs * dtype.itemsize), dtype, [outputs])
+    bias = None if dtype is None else read_floats(reader, outputs, dtype)
+    bias_bytes = before - reader.left
     grids: tuple[Grid | None, ...] = ()
     if flags & 8:
         present = [bool(flags >> (4 + index) & 1) for index in range(count + 1)]
         grids = tuple(_read_grid(reader) if here else None for here in present)
     narrow = _read_narrow(reader, outputs, columns) if flags & 128 else None
-    return Treated(tuple(weights), bias, grids, narrow)
+    treated = Treated(tuple(weights), bias, grids, narrow)
+    scales = tuple(map(scale_bytes, blocks, weights))
+    sizes = Sizes(start - reader.left, head, tuple(map(len, blocks)), scales, bias_bytes)
+    return Record(option, treated, sizes)
 
 
 def _pack_narrow(narrow: Narrow | None) -> list[bytes]:
