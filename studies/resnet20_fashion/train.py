@@ -17,21 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-from task import ResNet20, evaluate, held_out, normalise, raw
-
-
-def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch with half of its images mirrored and each moved by up to two pixels."""
-    n = len(x)
-    mirrored = torch.rand(n, generator=generator) < 0.5
-    x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-    padded = nn.functional.pad(x, [2] * 4, value=float(x.min()))
-    top, left = torch.randint(0, 5, (2, n, 1, 1), generator=generator)
-    rows, columns = top + torch.arange(28)[None, :, None], left + torch.arange(28)[None, None, :]
-    return padded[torch.arange(n)[:, None, None], 0, rows, columns][:, None]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from augmentation import mirrored_and_moved
+from fashion_mnist import kept, normalise, raw
+from task import ResNet20, evaluate
 
 
 def main() -> None:
@@ -42,8 +33,7 @@ def main() -> None:
     options = parser.parse_args()
 
     x, y = raw("train")
-    keep = np.setdiff1d(np.arange(len(x)), held_out())
-    train_x, train_y = normalise(x[keep]), torch.from_numpy(y[keep].astype(np.int64))
+    train_x, train_y = normalise(x[kept()]), torch.from_numpy(y[kept()].astype(np.int64))
     print(f"{len(train_x)} training images")
 
     torch.manual_seed(options.seed)
@@ -61,7 +51,7 @@ def main() -> None:
         total = 0.0
         order = torch.randperm(len(train_x), generator=generator)
         for part in order[: len(order) // batch * batch].split(batch):
-            inputs = augmented(train_x[part], generator).to(options.device)
+            inputs = mirrored_and_moved(train_x[part], generator).to(options.device)
             with torch.autocast(options.device.split(":")[0], torch.bfloat16):
                 logits = net(inputs.contiguous(memory_format=torch.channels_last))
             loss = nn.functional.cross_entropy(logits.float(), train_y[part].to(options.device))
