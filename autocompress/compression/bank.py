@@ -162,13 +162,19 @@ def recipe() -> str:
     digest = hashlib.sha256()
     for name in (
         "channels",
+        "codebook",
         "compress",
         "eliminate",
         "factorize",
+        "feedback",
         "moments",
         "narrow",
+        "pattern",
         "quantize",
+        "rate",
+        "rounding",
         "sparsify",
+        "steps",
         "stored",
         "treated",
     ):

@@ -8,6 +8,7 @@ and rounded with error feedback.
 from __future__ import annotations
 
 import copy
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from autocompress.compression.compress import compress_layer
 from autocompress.compression.factorize import refit_second, whitened_svd
 from autocompress.compression.moments import SAMPLE_EXAMPLES, Statistics, fit_grid
-from autocompress.compression.quantize import round_with_feedback
+from autocompress.compression.pattern import prune_pattern
+from autocompress.compression.rounding import round_one
 from autocompress.compression.sparsify import fit_within, refit
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
 from autocompress.model.layer import Layer
@@ -49,9 +51,11 @@ def carry(
     if option.method != "obs":
         return _baseline(layer, dense, target, moment, sample, option, entry)
     if not option.is_factored:
-        weights: tuple[StoredTensor, ...] = (_stored(target, moment, option, entry.weights[0]),)
+        taps = prod(layer.weight_shape[2:])
+        own = _stored(target, moment, option, entry.weights[0], taps)
+        weights: tuple[StoredTensor, ...] = (own,)
     else:
-        weights = _factors(target, moment, option, entry)
+        weights = _factors(layer, target, moment, option, entry)
     grids = entry.grids
     if len(grids) > 2:  # of the values between the two factors, which are other ones now
         built = build_module(dense, Treated(weights, None, grids))
@@ -82,16 +86,21 @@ def _baseline(
     return next(compress_layer(layer, module, statistics, [option]))[1]
 
 
-def _stored(target: Tensor, moment: Tensor, option: Option, entry: StoredTensor) -> StoredTensor:
-    """One tensor: the entry's survivors with the values of the target."""
+def _stored(
+    target: Tensor, moment: Tensor, option: Option, entry: StoredTensor, taps: int = 1
+) -> StoredTensor:
+    """One tensor: the entry's survivors with the values of the target; a pattern, whose runs are
+    short, is laid anew."""
+    if option.pattern:
+        target = prune_pattern(target, moment, *option.kept_of, taps)
     if option.sparsity:
         mask = survivors(target, moment, entry.codes != 0, option.sparsity)
         target = fit_within(target, moment, mask)
-    return round_with_feedback(target, [option.bits], moment)[option.bits]
+    return round_one(target, option.rounding, moment)
 
 
 def _factors(
-    target: Tensor, moment: Tensor, option: Option, entry: Treated
+    layer: Layer, target: Tensor, moment: Tensor, option: Option, entry: Treated
 ) -> tuple[StoredTensor, StoredTensor]:
     before = entry.weights[0].dense().double()
     first, _ = whitened_svd(target, moment, len(before))
@@ -99,7 +108,7 @@ def _factors(
         # The new row space in the entry's basis, to which its survivors belong.
         middle = first @ moment @ first.T
         first = torch.linalg.solve(middle, before @ moment @ first.T, left=False) @ first
-    stored = _stored(first, moment, option, entry.weights[0])
+    stored = _stored(first, moment, option, entry.weights[0], prod(layer.weight_shape[2:]))
     second, middle = refit_second(target, stored.dense().double(), moment)
     return stored, _stored(second, middle, option, entry.weights[1])
 

@@ -6,15 +6,18 @@ then rounding with error feedback on the survivors.  Errors are made up together
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.compression.factorize import refit_second, whitened_svd
 from autocompress.compression.moments import Statistics, damped, fit_grid
-from autocompress.compression.quantize import round_to_nearest, round_with_feedback
+from autocompress.compression.pattern import prune_pattern
+from autocompress.compression.quantize import round_to_nearest
+from autocompress.compression.rounding import round_all, round_one
 from autocompress.compression.sparsify import fit_within, prune, prune_magnitude
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
 from autocompress.model.layer import Layer
@@ -48,7 +51,8 @@ def compress_layer(
         for share, of_rank in groupby(same, key=lambda option: option.rank):
             menu = list(of_rank)
             if method == "obs":
-                stored = _obs(weight, factors[share], moment, menu, row_weights)
+                taps = prod(layer.weight_shape[2:])
+                stored = _obs(weight, factors[share], moment, menu, row_weights, taps)
             else:
                 stored = _nearest(factors[share], menu)
             for option, tensors in stored:
@@ -122,43 +126,60 @@ def _obs(
     moment: Tensor,
     options: list[Option],
     row_weights: Tensor | None,
+    taps: int,
 ) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
     """Options of one rank; those that differ in activations only share the work."""
     first, is_factored = factors[0], len(factors) > 1
-    sparsities = {option.sparsity for option in options}
+    sparsities = {option.sparsity for option in options if not option.pattern}
     # Rows that count more are scaled up while the layer's weights compete to stay.
     scale = 1.0 if row_weights is None else row_weights.sqrt()[:, None]
     pruned = {
-        sparsity: kept / scale
+        (sparsity, ""): kept / scale
         for sparsity, kept in prune(first * scale, moment, sparsities).items()
     }
+    patterns = {option.pattern: option.kept_of for option in options if option.pattern}
+    for pattern, kept_of in patterns.items():
+        pruned[0.0, pattern] = prune_pattern(first, moment, *kept_of, taps)
     # Where the second factor is cut does not depend on how the first one is rounded.
-    masks = _second_masks(weight, first, moment, sparsities) if is_factored else {}
-    for sparsity, group in groupby(sorted(options, key=_sparsity), key=_sparsity):
+    masks = _second_masks(weight, first, moment, sparsities, patterns) if is_factored else {}
+    own_rows = None if is_factored else row_weights
+    for zeros, group in groupby(sorted(options, key=_zeros), key=_zeros):
         same = list(group)
-        rounded = round_with_feedback(pruned[sparsity], [option.bits for option in same], moment)
+        ways = [option.rounding for option in same]
+        rounded = round_all(pruned[zeros], ways, moment, own_rows)
         tensors = {
-            bits: (stored, _second(weight, stored, moment, masks[sparsity]))
+            way: (stored, _second(weight, stored, moment, masks[zeros], way))
             if is_factored
             else (stored,)
-            for bits, stored in rounded.items()
+            for way, stored in rounded.items()
         }
         for option in same:
-            yield option, tensors[option.bits]
+            yield option, tensors[option.rounding]
 
 
 def _second_masks(
-    weight: Tensor, first: Tensor, moment: Tensor, sparsities: set[float]
-) -> dict[float, Tensor]:
+    weight: Tensor,
+    first: Tensor,
+    moment: Tensor,
+    sparsities: set[float],
+    patterns: Mapping[str, tuple[int, int]],
+) -> dict[tuple[float, str], Tensor]:
     second, middle = refit_second(weight, first, moment)
-    return {sparsity: kept != 0 for sparsity, kept in prune(second, middle, sparsities).items()}
+    masks = {
+        (sparsity, ""): kept != 0 for sparsity, kept in prune(second, middle, sparsities).items()
+    }
+    for pattern, kept_of in patterns.items():
+        masks[0.0, pattern] = prune_pattern(second, middle, *kept_of) != 0
+    return masks
 
 
-def _second(weight: Tensor, first: StoredTensor, moment: Tensor, mask: Tensor) -> StoredTensor:
+def _second(
+    weight: Tensor, first: StoredTensor, moment: Tensor, mask: Tensor, way: Option
+) -> StoredTensor:
     """The second factor, fitted to the first as it was stored, then rounded like it."""
     second, middle = refit_second(weight, first.dense().double(), moment)
     kept = second if bool(mask.all()) else fit_within(second, middle, mask)
-    return round_with_feedback(kept, [first.bits], middle)[first.bits]
+    return round_one(kept, way, middle)
 
 
 def _nearest(
@@ -176,5 +197,5 @@ def _nearest(
         )
 
 
-def _sparsity(option: Option) -> float:
-    return option.sparsity
+def _zeros(option: Option) -> tuple[float, str]:
+    return option.sparsity, option.pattern

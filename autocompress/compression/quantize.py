@@ -22,8 +22,8 @@ SHARED_SWEEP_ABOVE = 2e12  # multiply-adds above which rows share one sweep over
 
 
 def largest_code(bits: int) -> int:
-    """Codes lie in `[-largest, largest]`: 1 for 2 bits (ternary), 127 for 8."""
-    return (1 << (bits - 1)) - 1
+    """Codes lie in `[-largest, largest]`: 1 for 2 bits (ternary) and for 1 (signs), 127 for 8."""
+    return max(1, (1 << (bits - 1)) - 1)
 
 
 def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
@@ -59,10 +59,21 @@ def round_to_nearest(weight: Tensor, bits: int, importance: Tensor) -> StoredTen
     if bits == 16:
         most = torch.finfo(torch.float16).max
         return StoredTensor(bits, weight.clamp(-most, most).half(), None)
+    if bits == 1:
+        return _signs(weight, importance)
     scale = fit_scale(weight, bits, importance)
     top = largest_code(bits)
     codes = torch.clamp((weight / scale.to(weight.dtype)[:, None]).round(), -top, top)
     return StoredTensor(bits, codes.to(torch.int8), scale)
+
+
+def _signs(weight: Tensor, importance: Tensor) -> StoredTensor:
+    """Signs times the mean magnitude of each row, its optimum (XNOR-Net, 1603.05279, eq. 6)."""
+    kept = importance * (weight != 0)
+    mean = (weight.abs() * kept).sum(1) / kept.sum(1).clamp_min(1e-30)
+    scale = torch.where((weight != 0).any(1), mean, EMPTY_SCALE)
+    scale = scale.clamp(SMALLEST_SCALE, torch.finfo(torch.float16).max).half()
+    return StoredTensor(1, weight.sign().to(torch.int8), scale)
 
 
 def round_with_feedback(
@@ -104,7 +115,7 @@ def _sweep_shared(
 
     `weight` is `(widths, rows, d)` and is used up, `scale` `(widths, rows)`, `top` `(widths, 1)`.
     """
-    factor = _inverse_factor(moment[None])[0]
+    factor = inverse_factor(moment[None])[0]
     codes = torch.zeros_like(weight)
     for j in range(weight.shape[2]):
         codes[:, :, j] = _round_column(
@@ -119,7 +130,7 @@ def _sweep_by_row(
     """Each row has its own factor over its survivors: no error is sent to removed weights."""
     codes = torch.zeros_like(weight)
     for rows, columns, valid in row_supports(mask):
-        factor = _inverse_factor(gather_moment(moment, columns, valid))
+        factor = inverse_factor(gather_moment(moment, columns, valid))
         values = (weight[:, rows[:, None], columns] * valid).to(factor.dtype)
         steps = scale[:, rows].to(factor.dtype)
         rounded = torch.zeros_like(values)
@@ -151,7 +162,7 @@ def _round_column(
     return code
 
 
-def _inverse_factor(moment: Tensor) -> Tensor:
+def inverse_factor(moment: Tensor) -> Tensor:
     """Upper triangular `U` with `U^T U = H^-1`, `(batch, s, s)`.
 
     With the columns reversed `H = L L^T`; reversed back, `H = R R^T` with `R` upper, so

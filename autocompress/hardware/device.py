@@ -49,8 +49,8 @@ class Device:
 
     def suited(self, option: Option) -> Option:
         """The option itself, or the nearest one that runs on the device's fast kernels."""
-        if option.activations == "int8" and option.bits > self.int8_bits:
-            return replace(option, bits=self.int8_bits)
+        if option.activations == "int8" and option.kernel_bits > self.int8_bits:
+            return replace(option, bits=self.int8_bits - option.affine)
         return option
 
     @property
@@ -143,7 +143,7 @@ def machine_fingerprint(device: Device) -> dict[str, str]:
 def kernel_class(option: Option) -> Option:
     """The option that stands for all those the clock cannot tell apart.
 
-    Bits, sparsity and method change what is stored, not which kernels run: weights of eight bits
+    Codes, zeros and method change what is stored, not which kernels run: weights of eight bits
     or fewer with float activations are unfolded when the session loads.  Seven bits stand for the
     int8 kernels, for every processor runs these at full speed (`Device.suited`).
     """
@@ -176,23 +176,39 @@ def reject(
         return f"{device.name} has no {option.activations} kernels"
     if option.is_factored and layer.groups > 1:
         return f"a convolution in {layer.groups} groups is not factored"
-    if option.activations == "int8" and option.bits > device.int8_bits:
+    if option.activations == "int8" and option.kernel_bits > device.int8_bits:
         return (
             f"int8 kernels of {device.runtime} overflow on this processor with weights of more"
             f" than {device.int8_bits} bits"
         )
+    if option.pattern and (reason := _no_pattern(option, layer)):
+        return reason
     if option.is_factored and layer.rank(option.rank) >= layer.full_rank:
         return f"a rank of {option.rank:g} of {layer.full_rank} leaves nothing out"
     if storage != "onnx":
         return ""
-    if option.sparsity:
+    if option.zeros or option.rate:
         return "an ONNX file stores zeros like any other value"
+    if option.codebook or option.affine or option.group:
+        return "an ONNX file holds symmetric codes with one scale for each channel or for all"
     allowed = (7, 8) if option.activations == "int8" else (4, 8, 16, 32)
     if option.bits not in allowed:
         kernels = " for int8 kernels" if option.activations == "int8" else ""
         return (
             f"an ONNX file holds {', '.join(map(str, allowed))} bits{kernels}, not {option.bits}"
         )
+    return ""
+
+
+def _no_pattern(option: Option, layer: Layer) -> str:
+    """Why a pattern cannot be laid along a layer's inputs; empty when it can."""
+    counted = [layer.weight_shape[1]]
+    if option.is_factored:
+        counted.append(layer.rank(option.rank))
+    _, run = option.kept_of
+    for inputs in counted:
+        if inputs % run:
+            return f"{inputs} inputs are no whole runs of {run} for the pattern {option.pattern}"
     return ""
 
 

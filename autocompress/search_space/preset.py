@@ -4,17 +4,40 @@ file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from autocompress.errors import ConfigError
-from autocompress.search_space.option import Option
+from autocompress.search_space.option import LEVELS, LONGEST_RUN, Option
 from autocompress.toml import Schema, load
 
 FOLDER = "search_spaces"
+
+
+def _check_levels(levels: int) -> int:
+    if levels and not LEVELS[0] <= levels <= LEVELS[1]:
+        raise ValueError(f"expected 0 or {LEVELS[0]} to {LEVELS[1]} values")
+    return levels
+
+
+def _check_pattern(pattern: str) -> str:
+    if pattern != "none":
+        try:
+            Option(bits=4, pattern=pattern)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+    return pattern
+
+
+Levels = Annotated[int, AfterValidator(_check_levels)]
+Run = Annotated[int, Field(ge=2, le=LONGEST_RUN)]
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
 
 
 class SpacePreset(Schema):
@@ -27,6 +50,13 @@ class SpacePreset(Schema):
         activations: `float32`, `int8`.
         methods: `obs`, or the baseline `nearest`.
         channels: Shares of the channels that layers keep which can be made narrower together.
+        codebook: How many values a weight may have, instead of integer codes; 0 for none.
+        scales: What shares one step of integer codes: `channel`, `tensor`, or a run of so many
+            columns.
+        affine: Whether codes have a zero point; both may be listed.
+        patterns: N of M successive inputs that stay, such as `2:4`; `none` for none.
+        rate: What a bit is worth while weights are rounded: the share of the layer's output energy
+            that one bit a weight may cost; 0 rounds for the least error.
         composed: Whether one option may combine rank with sparsity.
         menu: The most options a unit keeps after dominated ones are gone.
         include: Patterns of layer names that may be treated (`fc*`, `features.?`).
@@ -39,6 +69,11 @@ class SpacePreset(Schema):
     channels: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1)
     activations: list[str] = Field(default=["float32"], min_length=1)
     methods: list[str] = Field(default=["obs"], min_length=1)
+    codebook: list[Levels] = Field(default=[0], min_length=1)
+    scales: list[Literal["channel", "tensor"] | Run] = Field(default=["channel"], min_length=1)
+    affine: list[bool] = Field(default=[False], min_length=1)
+    patterns: list[Pattern] = Field(default=["none"], min_length=1)
+    rate: list[Annotated[float, Field(ge=0, le=10)]] = Field(default=[0.0], min_length=1)
     composed: bool = True
     menu: int = Field(default=24, ge=2, le=256)
     include: list[str] = ["*"]
@@ -47,19 +82,44 @@ class SpacePreset(Schema):
     def options(self) -> tuple[Option, ...]:
         """Every option of the catalogue, the identity first."""
         made = {Option(): None}
-        for method in self.methods:
-            for activations in self.activations:
-                for rank in self.rank:
-                    for sparsity in self.sparsity:
-                        for bits in self.bits:
-                            if activations == "int8" and bits > 8:
-                                continue
-                            if rank < 1 and sparsity and not self.composed:
-                                continue
-                            option = Option(bits, sparsity, rank, activations, method)
-                            if not option.is_identity:  # by either method it is the same
-                                made[option] = None
+        for method, activations, rank in product(self.methods, self.activations, self.rank):
+            for sparsity, pattern in self._zeros(rank):
+                base = Option(sparsity=sparsity, rank=rank, method=method, pattern=pattern)
+                for codes in self._codes(method, activations, pattern):
+                    option = replace(base, **codes, activations=activations)
+                    if not option.is_identity:  # by either method it is the same
+                        made[option] = None
         return tuple(made)
+
+    def _zeros(self, rank: float) -> Iterator[tuple[float, str]]:
+        """Shares of zeros, then patterns."""
+        for sparsity in self.sparsity:
+            if not sparsity or rank == 1 or self.composed:
+                yield sparsity, ""
+        for pattern in self.patterns:
+            if pattern != "none" and (rank == 1 or self.composed):
+                yield 0.0, pattern
+
+    def _codes(self, method: str, activations: str, pattern: str) -> Iterator[dict[str, Any]]:
+        """How values are coded: what goes together, of all that is listed."""
+        int8, baseline = activations == "int8", method == "nearest"
+        if baseline and pattern:
+            return
+        for levels, bits in product(self.codebook, self.bits):
+            if levels:
+                if not int8 and not baseline:
+                    for rate in self.rate:
+                        yield {"codebook": levels, "bits": 32, "rate": rate}
+                continue
+            if int8 and bits > 8:
+                continue
+            for scales, affine, rate in product(self.scales, self.affine, self.rate):
+                further = scales != "channel" or affine or rate
+                if further and (bits > 8 or baseline):
+                    continue
+                if (affine and not 2 <= bits <= 7) or (int8 and isinstance(scales, int)):
+                    continue
+                yield {"bits": bits, "scales": str(scales), "affine": affine, "rate": rate}
 
     def axes(self) -> list[str]:
         """What is combined, a line for each axis."""
@@ -72,9 +132,24 @@ class SpacePreset(Schema):
                 if min(self.channels) < 1
                 else []
             ),
+            *self._more_axes(),
             f"activations {', '.join(self.activations)}",
             f"method {', '.join(self.methods)}",
         ]
+
+    def _more_axes(self) -> Iterator[str]:
+        """Axes that are named only where they offer something."""
+        if any(self.codebook):
+            yield f"codebook values {', '.join(str(levels or 'none') for levels in self.codebook)}"
+        if self.scales != ["channel"]:
+            runs = (f"{way} columns" if isinstance(way, int) else way for way in self.scales)
+            yield f"one step for each {', '.join(runs)}"
+        if any(self.affine):
+            yield f"zero points {', '.join('yes' if way else 'no' for way in self.affine)}"
+        if self.patterns != ["none"]:
+            yield f"patterns {', '.join(self.patterns)}"
+        if any(self.rate):
+            yield f"rate {', '.join(f'{rate:g}' for rate in self.rate)}"
 
     def selects(self, layer: str) -> bool:
         """Whether the patterns let the layer be treated."""

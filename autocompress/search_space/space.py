@@ -119,7 +119,10 @@ def build_space(
                 menu.append(option)
         shares = dict.fromkeys(inputs for inputs, _ in narrow_pairs(layer.name, widths))
         units[layer.name] = tuple(
-            replace(option, inputs=share) for share in shares for option in menu
+            replace(option, inputs=share)
+            for share in shares
+            for option in menu
+            if share == 1 or not option.pattern  # a pattern counts along all inputs
         )
     if not any(len(menu) > 1 for menu in units.values()):
         raise ConfigError(

@@ -70,7 +70,7 @@ def sparing(reject: Reject, names: Collection[str]) -> Reject:
     """`reject`, and for the layers of these names all but plain options of 7 bits and more."""
 
     def rejects(option: Option, layer: Layer) -> str:
-        is_strong = option.bits < PROTECTED_BITS or option.sparsity > 0 or option.is_factored
+        is_strong = option.bits < PROTECTED_BITS or option.zeros > 0 or option.is_factored
         if layer.name in names and is_strong:
             return "protected: stronger than 7 bits"
         return reject(option, layer)

@@ -298,7 +298,16 @@ def _as_stored(option: Option, treated: Treated) -> Option:
     zeros = sum(int((weight.codes == 0).sum()) for weight in weights)
     # A layer of nothing but zeros has no share of zeros that an option allows.
     share = min(round(zeros / max(1, count), 3), 0.999)
-    return replace(option, bits=max(weight.bits for weight in weights), sparsity=share)
+    most = max(weight.bits for weight in weights)
+    return Option(
+        bits=most,
+        sparsity=share,
+        rank=option.rank,
+        activations=option.activations,
+        inputs=option.inputs,
+        outputs=option.outputs,
+        scales="tensor",
+    )
 
 
 def _key(prepared: Prepared, finalist: Finalist) -> str:

@@ -61,7 +61,7 @@ def test_shares_are_kept_to_six_decimals() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"bits": 5}, r"Option\(bits=5\): allowed are 2, 3, 4, 6, 7, 8, 16, 32"),
+        ({"bits": 5}, r"Option\(bits=5\): allowed are 1, 2, 3, 4, 6, 7, 8, 16, 32"),
         ({"bits": 0}, r"Option\(bits=0\): allowed"),
         ({"sparsity": 1.0}, r"Option\(sparsity=1.0\): must lie in \[0, 1\)"),
         ({"sparsity": -0.1}, r"Option\(sparsity=-0.1\): must lie in \[0, 1\)"),
