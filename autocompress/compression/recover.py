@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Recipe:
         learning_rate: Of Adam, at its highest.
         max_seconds: Time limit; None for none.  The learning rate falls to its end within it.
         free: Whether zeros may move and codes are free: with a squeeze to far fewer bytes.
+        threads: Inside one operator; 0 takes torch's setting.
     """
 
     lesson: Lesson = Lesson()
@@ -54,6 +56,7 @@ class Recipe:
     learning_rate: float = 1e-3
     max_seconds: float | None = None
     free: bool = False
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,19 +118,20 @@ def recover(
         training.restore(checkpoint, key)
     started = saved = time.perf_counter()
     earlier = training.seconds
-    for inputs in batches:
-        if training.done >= training.total:
-            break
-        training.step(inputs)
-        now = time.perf_counter()
-        training.seconds = earlier + now - started
-        training.plan()
-        if training.is_time_to_look:
-            training.look(score)
-            progress(training.done, training.total, training.text)
-        if checkpoint is not None and now - saved > SAVED:
-            saved = now
-            training.save(checkpoint, key)
+    with _threads(recipe.threads):
+        for inputs in batches:
+            if training.done >= training.total:
+                break
+            training.step(inputs)
+            now = time.perf_counter()
+            training.seconds = earlier + now - started
+            training.plan()
+            if training.is_time_to_look:
+                training.look(score)
+                progress(training.done, training.total, training.text)
+            if checkpoint is not None and now - saved > SAVED:
+                saved = now
+                training.save(checkpoint, key)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     improved = training.values is not None
@@ -255,6 +259,17 @@ class _Training:
         if progress < flat:
             return 1.0
         return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * (progress - flat) / (1 - flat)))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Another number of threads inside an operator, for a while; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> Tensor:

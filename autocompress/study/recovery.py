@@ -35,6 +35,7 @@ from autocompress.study.targets import keeps_hard
 
 FOLDER = "recovered"
 CHECKPOINT = "training.safetensors"
+SMALL = 5e6  # multiply-adds of an example below which a second thread costs more than it does
 
 
 @dataclass(frozen=True)
@@ -232,12 +233,14 @@ def _run(
         options = _options(prepared, finalist, whole)
         return file_bytes(prepared, finalist.candidate, whole, finalist.proto, options)
 
+    macs = sum(layer.macs for layer in model.layers) / len(model.example_inputs[0])
     recipe = Recipe(
         lesson=Lesson(settings.temperature, settings.features, settings.attention),
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         max_seconds=parse_duration(settings.max_time) if settings.max_time else None,
         free=settings.method == "squeeze",
+        threads=1 if macs < SMALL else 0,
     )
     return recover(
         model.dense,

@@ -110,7 +110,7 @@ def test_the_file_is_squeezed_to_its_limit(model: nn.Module) -> None:
     found = train(
         model,
         treated,
-        Recipe(epochs=25, learning_rate=3e-3, free=True),
+        Recipe(epochs=40, learning_rate=3e-3, free=True),
         squeeze=Squeeze(limit, size),
     )
     assert found.improved

@@ -22,7 +22,7 @@ TRAINING = """
 def training() -> list[Tensor]:
     return list(images(4, 1000)[0].split(50))
 """
-DISTIL = '\n[recovery]\nmethod = "distil"\nepochs = 6\n'
+DISTIL = '\n[recovery]\nmethod = "distil"\nepochs = 12\nlearning_rate = 0.005\n'
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def test_distillation_at_equal_size_is_kept_exported_and_not_done_twice(
     result = result_of(folder)
     (row,) = result["recovery"]
     assert row["method"] == "distil"
-    assert row["steps"] == 6 * 20
+    assert row["steps"] == 12 * 20
     assert row["loss_after"] < row["loss_before"]
     assert row["size_after"] <= max(row["size_before"], result["budget"]["size"]["limit"])
     assert f"recovery (distil) of {row['candidate']}" in out
