@@ -28,6 +28,7 @@ check: install
 bench: install
 	$(BIN)/python benchmarks/latency.py --study lenet5_mnist --family all --json runs/latency.json
 	$(BIN)/python benchmarks/runtimes.py --study lenet5_mnist --study resnet20_fashion --family all --json runs/runtimes.json
+	$(BIN)/python benchmarks/techniques.py --study lenet5_mnist --layer conv2 --layer fc1 --json runs/techniques.json
 	$(BIN)/python benchmarks/search.py --study all --images 128 --json runs/search.json
 	$(BIN)/python benchmarks/archive.py --study lenet5_mnist --study resnet20_fashion --json runs/archive.json
 	$(BIN)/python benchmarks/landscape.py --study lenet5_mnist --study resnet20_fashion --images 128 --json runs/landscape.json

@@ -164,6 +164,7 @@ def recipe() -> str:
         "channels",
         "codebook",
         "compress",
+        "descent",
         "eliminate",
         "factorize",
         "feedback",

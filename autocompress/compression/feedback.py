@@ -136,3 +136,17 @@ class Sweeper:
     def _size(self) -> int:
         side = self.mask.shape[1] if self._is_shared() else self._support()
         return side**2 * (1 if self._is_shared() else len(self.mask))
+
+
+def pivots(moment: Tensor) -> Tensor:
+    """`U_jj` of every column where none is removed, `(d,)`: rounding `v` to `q` there costs
+    `((v - q) / U_jj)^2` once the columns still to come have made up for it.
+
+    Args:
+        moment: `(d, d)` float64, damped.
+    """
+    order = torch.argsort(moment.diagonal(), descending=True, stable=True)
+    factor = inverse_factor(moment[order][:, order][None])[0]
+    found = torch.empty_like(factor[0])
+    found[order] = factor.diagonal()
+    return found

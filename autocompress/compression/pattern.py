@@ -30,8 +30,8 @@ def prune_pattern(weight: Tensor, moment: Tensor, kept: int, run: int, taps: int
     saliency = dense.square() / torch.linalg.inv(moment).diagonal()
     stay = run
     while True:
-        # Half of a run at a time: the others' worth changes when their neighbours are gone.
-        stay = max(kept, (stay + 1) // 2)
+        # A quarter of a run at a time: the others' worth changes when their neighbours are gone.
+        stay = max(kept, stay - max(1, run // 4))
         mask = pattern_mask(saliency, stay, run, taps)
         if stay == kept:
             return fit_within(dense, moment, mask)

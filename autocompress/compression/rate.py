@@ -17,14 +17,15 @@ from torch import Tensor
 
 from autocompress.compression.codebook import Book
 from autocompress.compression.descent import descend
-from autocompress.compression.feedback import Levels, Sweeper
+from autocompress.compression.feedback import Levels, Sweeper, pivots
 from autocompress.compression.quantize import largest_code
 from autocompress.compression.sparsify import fit_within, refit
 from autocompress.compression.steps import Uniform
 from autocompress.compression.stored import StoredTensor
 
-ROUNDS = 8  # of removals before the first sweep
-ENOUGH = 0.01  # of the survivors: fewer are not worth another round
+ROUNDS = 4  # of removals before the first sweep
+ENOUGH = 0.05  # of the survivors: fewer are not worth another round
+COARSER = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 6.4, 8.0)  # steps that are compared
 SWEEPS = 2  # with prices; more change the shares by less than they scatter
 DESCENTS = 2  # passes of coordinate descent after each sweep
 _UNSEEN = 0.1  # occurrences assumed of a code that was not used
@@ -116,7 +117,7 @@ def round_at_rate(
     problem = _Problem(weight, moment, counts, rate * energy / max(1, weight.numel()))
     survivors = problem.worthwhile(fit)
     target = fit_within(weight, moment, survivors)
-    levels, sweeper = fit(target), Sweeper(survivors, moment)
+    levels, sweeper = problem.fitted(fit, target), Sweeper(survivors, moment)
     found = best = problem.rated(levels, sweeper.sweep(target, levels))
     for _ in range(SWEEPS):
         found = problem.improved(found, target, sweeper)
@@ -160,17 +161,15 @@ class _Problem:
         """
         mask = self.weight != 0
         price = self.price / self.counts.clamp_min(1e-30)
-        rows, columns = torch.ones_like(mask).nonzero(as_tuple=True)
-        ones = torch.ones(mask.numel(), dtype=self.weight.dtype)
         for _ in range(ROUNDS):
             if bool(mask.all()):
                 target = self.weight
                 saliency = target.square() / torch.linalg.inv(self.moment).diagonal()
             else:
                 target, saliency = refit(self.weight, self.moment, mask)
-            levels = fit(target)
-            codes = levels.choose(target.flatten(), rows, columns, ones).reshape(mask.shape) * mask
-            priced = self._priced(levels, codes.short())
+            levels = self.fitted(fit, target)
+            codes = _nearest(levels, target)
+            priced = self._priced(levels, codes)
             value = priced.bits[codes[codes != 0].long() - priced.least].mean()
             # A mask that is all ones costs nothing: zeros only pay once there are more.
             saved = value + (priced.kept_bits - priced.zero_bits).clamp_min(0)
@@ -182,6 +181,25 @@ class _Problem:
             gone = torch.sort(worth.flatten(), stable=True).indices[: min(doomed, alive // 2)]
             mask = mask.flatten().scatter(0, gone, False).reshape(mask.shape)
         return mask
+
+    def fitted(self, fit: Callable[[Tensor], Uniform | Book], target: Tensor) -> Uniform | Book:
+        """Levels fitted to a weight, their steps as long as the price of a bit makes them.
+
+        What error feedback will leave of a rounding error `e` in column `j` is `(e / U_jj)^2`,
+        so that steps are compared without a sweep.
+        """
+        levels = fit(target)
+        if isinstance(levels, Book) or levels.bits == 1:
+            return levels
+        worth = self.counts[:, None] / pivots(self.moment).square()
+        costs = []
+        tried = [levels.coarser(factor) for factor in COARSER]
+        for coarser in tried:
+            codes = _nearest(coarser, target)
+            change = coarser.stored(codes).dense().double() - target
+            loss = float((change.square() * worth).sum())
+            costs.append(loss + self.price * self._bits(self._priced(coarser, codes), codes))
+        return tried[costs.index(min(costs))]
 
     def improved(self, found: _Rated, target: Tensor, sweeper: Sweeper) -> _Rated:
         """One more sweep, under the prices of the codes that there are."""
@@ -209,10 +227,13 @@ class _Problem:
     def rated(self, levels: Uniform | Book, codes: Tensor) -> _Rated:
         change = levels.stored(codes).dense().double() - self.weight
         error = float((((change @ self.moment) * change).sum(1) * self.counts).sum())
-        priced = self._priced(levels, codes)
-        bits = torch.where(codes == 0, priced.zero_bits, priced.kept_bits).sum()
-        bits = bits + priced.bits[codes[codes != 0].long() - priced.least].sum()
-        return _Rated(levels, codes, error + self.price * float(bits))
+        return _Rated(
+            levels, codes, error + self.price * self._bits(self._priced(levels, codes), codes)
+        )
+
+    def _bits(self, priced: Priced, codes: Tensor) -> float:
+        mask = torch.where(codes == 0, priced.zero_bits, priced.kept_bits).sum()
+        return float(mask + priced.bits[codes[codes != 0].long() - priced.least].sum())
 
     def _priced(self, levels: Uniform | Book, codes: Tensor) -> Priced:
         least, count = _alphabet(levels)
@@ -227,6 +248,15 @@ class _Problem:
             -torch.log2(share),
             self.price / self.counts.clamp_min(1e-30),
         )
+
+
+def _nearest(levels: Uniform | Book, weight: Tensor) -> Tensor:
+    """Codes `(rows, d)` int16 of rounding to nearest; zeros stay zero."""
+    rows, columns = weight.nonzero(as_tuple=True)
+    values = weight[rows, columns]
+    codes = torch.zeros(weight.shape, dtype=torch.int16)
+    codes[rows, columns] = levels.choose(values, rows, columns, torch.ones_like(values)).short()
+    return codes
 
 
 def _alphabet(levels: Uniform | Book) -> tuple[int, int]:

@@ -81,6 +81,10 @@ class Uniform:
         solved = torch.where(solved > 0, solved, self.scale.double())
         return replace(self, scale=_half(solved))
 
+    def coarser(self, factor: float) -> Uniform:
+        """Longer steps."""
+        return replace(self, scale=_half(self.scale.double() * factor))
+
     def stored(self, codes: Tensor) -> StoredTensor:
         return StoredTensor(self.bits, codes.to(torch.int8), self.scale, self.group, self.zero)
 

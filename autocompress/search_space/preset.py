@@ -9,7 +9,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -26,6 +26,15 @@ def _check_levels(levels: int) -> int:
     return levels
 
 
+def _check_scales(scales: int | str) -> int | str:
+    is_run = isinstance(scales, int) and 2 <= scales <= LONGEST_RUN
+    if not is_run and scales not in ("channel", "tensor"):
+        raise ValueError(
+            f"expected 'channel', 'tensor' or a number of columns from 2 to {LONGEST_RUN}"
+        )
+    return scales
+
+
 def _check_pattern(pattern: str) -> str:
     if pattern != "none":
         try:
@@ -36,7 +45,7 @@ def _check_pattern(pattern: str) -> str:
 
 
 Levels = Annotated[int, AfterValidator(_check_levels)]
-Run = Annotated[int, Field(ge=2, le=LONGEST_RUN)]
+Scales = Annotated[int | str, AfterValidator(_check_scales)]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
 
 
@@ -57,7 +66,8 @@ class SpacePreset(Schema):
         patterns: N of M successive inputs that stay, such as `2:4`; `none` for none.
         rate: What a bit is worth while weights are rounded: the share of the layer's output energy
             that one bit a weight may cost; 0 rounds for the least error.
-        composed: Whether one option may combine rank with sparsity.
+        composed: Whether one option may combine techniques: rank with zeros, rate with zeros that
+            were chosen before, and other scales, zero points, rate and codebook with one another.
         menu: The most options a unit keeps after dominated ones are gone.
         include: Patterns of layer names that may be treated (`fc*`, `features.?`).
         exclude: Patterns of layer names that stay dense; wins over `include`.
@@ -70,7 +80,7 @@ class SpacePreset(Schema):
     activations: list[str] = Field(default=["float32"], min_length=1)
     methods: list[str] = Field(default=["obs"], min_length=1)
     codebook: list[Levels] = Field(default=[0], min_length=1)
-    scales: list[Literal["channel", "tensor"] | Run] = Field(default=["channel"], min_length=1)
+    scales: list[Scales] = Field(default=["channel"], min_length=1)
     affine: list[bool] = Field(default=[False], min_length=1)
     patterns: list[Pattern] = Field(default=["none"], min_length=1)
     rate: list[Annotated[float, Field(ge=0, le=10)]] = Field(default=[0.0], min_length=1)
@@ -83,38 +93,40 @@ class SpacePreset(Schema):
         """Every option of the catalogue, the identity first."""
         made = {Option(): None}
         for method, activations, rank in product(self.methods, self.activations, self.rank):
-            for sparsity, pattern in self._zeros(rank):
+            for sparsity, pattern in self._zeros(rank, method):
                 base = Option(sparsity=sparsity, rank=rank, method=method, pattern=pattern)
-                for codes in self._codes(method, activations, pattern):
+                has_zeros = bool(sparsity or pattern)
+                for codes in self._codes(method, activations, has_zeros):
                     option = replace(base, **codes, activations=activations)
                     if not option.is_identity:  # by either method it is the same
                         made[option] = None
         return tuple(made)
 
-    def _zeros(self, rank: float) -> Iterator[tuple[float, str]]:
+    def _zeros(self, rank: float, method: str) -> Iterator[tuple[float, str]]:
         """Shares of zeros, then patterns."""
         for sparsity in self.sparsity:
             if not sparsity or rank == 1 or self.composed:
                 yield sparsity, ""
-        for pattern in self.patterns:
+        for pattern in self.patterns if method == "obs" else []:
             if pattern != "none" and (rank == 1 or self.composed):
                 yield 0.0, pattern
 
-    def _codes(self, method: str, activations: str, pattern: str) -> Iterator[dict[str, Any]]:
+    def _codes(self, method: str, activations: str, has_zeros: bool) -> Iterator[dict[str, Any]]:
         """How values are coded: what goes together, of all that is listed."""
         int8, baseline = activations == "int8", method == "nearest"
-        if baseline and pattern:
-            return
+        rates = [rate for rate in self.rate if self.composed or not (rate and has_zeros)]
         for levels, bits in product(self.codebook, self.bits):
             if levels:
                 if not int8 and not baseline:
-                    for rate in self.rate:
+                    for rate in rates if self.composed else [0.0]:
                         yield {"codebook": levels, "bits": 32, "rate": rate}
                 continue
             if int8 and bits > 8:
                 continue
-            for scales, affine, rate in product(self.scales, self.affine, self.rate):
-                further = scales != "channel" or affine or rate
+            for scales, affine, rate in product(self.scales, self.affine, rates):
+                further = (scales != "channel") + affine + (rate > 0)
+                if further > 1 and not self.composed:
+                    continue
                 if further and (bits > 8 or baseline):
                     continue
                 if (affine and not 2 <= bits <= 7) or (int8 and isinstance(scales, int)):

@@ -14,8 +14,28 @@ SHARES = (0.0, 0.05, 0.1, 0.29, 0.3, 0.5, 0.57, 0.7, 0.875, 0.9, 0.95, 0.97, 0.9
 RANKS = (1.0, 0.75, 0.5, 0.35, 0.29, 0.25, 0.15, 0.125, 0.1, 0.07, 0.05, 0.01, 0.001, 2 / 3)
 
 
-def every_option() -> list[Option]:
+def further_options() -> list[Option]:
+    """Codebooks, scales, zero points, patterns and rates, with sparsity, rank and int8."""
+    codes: list[dict[str, Any]] = [
+        *({"codebook": levels} for levels in (2, 16, 17, 256)),
+        *({"bits": 4, "scales": scales} for scales in ("tensor", "2", "32", "128")),
+        *({"bits": bits, "affine": True} for bits in (2, 7)),
+        {"bits": 1},
+        {"bits": 3, "scales": "64", "affine": True},
+    ]
+    zeros = ({}, {"sparsity": 0.9}, {"pattern": "2:4"}, {"pattern": "1:16"})
     return [
+        Option(**way, **zero, rate=rate, rank=rank, activations=activations)
+        for way, zero, rate, rank, activations in itertools.product(
+            codes, zeros, (0, 1e-5, 0.01, 2.5, 1 / 3), (1.0, 0.5), ACTIVATIONS
+        )
+        if activations == "float32"
+        or not (way.get("codebook") or way.get("scales", "t").isdigit())
+    ]
+
+
+def every_option() -> list[Option]:
+    return further_options() + [
         Option(bits, sparsity, rank, activations, method)
         for bits, sparsity, rank, activations, method in itertools.product(
             BITS, SHARES, RANKS, ACTIVATIONS, METHODS
@@ -46,6 +66,11 @@ def test_ids_are_short_and_known() -> None:
         Option(32, 0.5, method="nearest"): "w32-s50-nearest",
         Option(3, 0.29, 0.125, "int8", "nearest"): "w3-s29-r12.5-a8-nearest",
         Option(6, 0.0001): "w6-s0.01",
+        Option(codebook=16): "k16",
+        Option(codebook=16, sparsity=0.9, rate=0.01): "k16-l0.01-s90",
+        Option(4, scales="tensor", activations="int8"): "w4-gt-a8",
+        Option(4, scales="64", affine=True, pattern="2:4", rank=0.5): "w4-g64-z-n2m4-r50",
+        Option(3, rate=1e-5): "w3-l1e-05",
     }
     for option, text in known.items():
         assert option.id == text
@@ -72,6 +97,27 @@ def test_shares_are_kept_to_six_decimals() -> None:
         ({"method": "magic"}, r"method='magic'\): allowed are .*obs.*nearest"),
         ({"bits": 16, "activations": "int8"}, "int8 needs bits <= 8"),
         ({"activations": "int8"}, "int8 needs bits <= 8"),
+        ({"codebook": 1}, r"codebook=1\): 0, or 2 to 256 values"),
+        ({"codebook": 257}, r"codebook=257\): 0, or 2 to 256 values"),
+        ({"codebook": 16, "bits": 8}, r"its index has 4 bits"),
+        ({"codebook": 16, "scales": "tensor"}, "no other scales"),
+        ({"codebook": 16, "affine": True}, "no zero point"),
+        ({"codebook": 16, "activations": "int8"}, "no int8 kernels"),
+        ({"bits": 4, "scales": "row"}, r"scales='row'\): allowed are 'channel', 'tensor'"),
+        ({"bits": 4, "scales": "1"}, r"scales='1'\): allowed"),
+        ({"bits": 4, "scales": "032"}, r"scales='032'\): allowed"),
+        ({"bits": 4, "scales": "32", "activations": "int8"}, "one scale a channel"),
+        ({"bits": 16, "scales": "tensor"}, "floats have no scales and no rate"),
+        ({"rate": 0.1}, "floats have no scales and no rate"),
+        ({"bits": 4, "rate": -1}, r"rate=-1.0\): must lie in \[0, 10\]"),
+        ({"bits": 4, "rate": float("nan")}, "rate=nan"),
+        ({"bits": 8, "affine": True}, "a zero point needs 2 to 7 bits"),
+        ({"bits": 4, "pattern": "4:2"}, "expected N:M such as '2:4'"),
+        ({"bits": 4, "pattern": "2/4"}, "expected N:M such as '2:4'"),
+        ({"bits": 4, "pattern": "2:64"}, "expected N:M such as '2:4'"),
+        ({"bits": 4, "pattern": "2:4", "sparsity": 0.5}, "the pattern alone"),
+        ({"bits": 4, "pattern": "2:4", "inputs": 0.5}, "a pattern counts along all inputs"),
+        ({"bits": 4, "rate": 0.1, "method": "nearest"}, "the baseline has no codebook"),
     ],
 )
 def test_values_that_are_not_allowed_are_named(values: dict[str, Any], message: str) -> None:

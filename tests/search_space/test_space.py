@@ -12,6 +12,7 @@ from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
 from autocompress.search_space.preset import FOLDER, SpacePreset, load_space_preset
 from autocompress.search_space.space import Space, build_space
+from autocompress.search_space.widths import SharedWidth
 from autocompress.toml import presets
 
 SHIPPED = sorted(presets(FOLDER))
@@ -36,7 +37,14 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_shipped_presets_are_there() -> None:
-    assert SHIPPED == ["int8_mixed", "low_rank", "storage", "structured", "uniform_bits"]
+    assert SHIPPED == [
+        "everything",
+        "int8_mixed",
+        "low_rank",
+        "storage",
+        "structured",
+        "uniform_bits",
+    ]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -48,7 +56,8 @@ def test_every_shipped_preset_gives_options(name: str) -> None:
     assert options[0] == Option()
     assert sum(option.is_identity for option in options) == 1
     assert len({option.id for option in options}) == len(options) > 3
-    assert len(preset.axes()) == 5 + (min(preset.channels) < 1)
+    more = 5 if name == "everything" else 0
+    assert len(preset.axes()) == 5 + (min(preset.channels) < 1) + more
     space = build_space(LAYERS, preset, accept, file)
     assert list(space.units) == ["conv.0", "fc1", "fc2"]
     for menu in space.units.values():
@@ -84,6 +93,36 @@ def test_combinations_that_make_no_sense_are_left_out() -> None:
     assert not any("r50" in text and "s50" in text for text in ids)
 
 
+def test_what_can_be_combined_is_and_the_rest_is_left_out() -> None:
+    preset = SpacePreset(
+        bits=[4, 8, 16],
+        activations=["float32", "int8"],
+        codebook=[0, 16],
+        scales=["channel", "tensor", 32],
+        affine=[False, True],
+        patterns=["none", "2:4"],
+        rate=[0, 0.01],
+    )
+    ids = {option.id for option in preset.options()}
+    assert {"w4-g32-z-l0.01-n2m4", "k16-l0.01-n2m4", "w4-gt-z-l0.01-a8", "w16-n2m4"} <= ids
+    assert not any("a8" in text and ("k16" in text or "g32" in text) for text in ids)
+    assert not any(text.startswith("w16") and ("-g" in text or "-l" in text) for text in ids)
+    assert not any(text.startswith("w8") and "-z" in text for text in ids)
+    alone = {option.id for option in preset.model_copy(update={"composed": False}).options()}
+    assert {"w4-g32", "w4-z", "w4-l0.01", "k16", "w4-g32-n2m4"} <= alone
+    assert not any(text.count("-g") + text.count("-z") + text.count("-l") > 1 for text in alone)
+    assert not any("-l" in text and ("-n" in text or "k16" in text) for text in alone)
+
+
+def test_patterns_are_not_offered_where_channels_are_gone() -> None:
+    preset = SpacePreset(bits=[4], patterns=["none", "2:4"], channels=[1.0, 0.5])
+    shared = SharedWidth("hidden", {"fc2": (1.0, 0.5)}, {"fc1": (1.0, 0.5)})
+    space = build_space(LAYERS[2:], preset, accept, widths=[shared])
+    patterned = [option for option in space.units["fc2"] if option.pattern]
+    assert patterned
+    assert all(option.inputs == 1 for option in patterned)
+
+
 def test_the_identity_is_offered_once_whatever_the_methods() -> None:
     preset = SpacePreset(bits=[32, 8], methods=["nearest", "obs"])
     assert [option.id for option in preset.options()] == ["dense", "w8-nearest", "w8"]
@@ -96,8 +135,14 @@ def test_the_identity_is_offered_once_whatever_the_methods() -> None:
         ("schema = 2", "key 'schema'.*1"),
         ("schema = 1\nbit = [8]", "unknown key 'bit'; allowed are schema, description, bits"),
         ("schema = 1\nbits = 8", "key 'bits'.*list"),
+        ("schema = 1\ncodebook = [1]", "key 'codebook.*expected 0 or 2 to 256 values"),
+        ("schema = 1\nscales = ['row']", "key 'scales.*'channel', 'tensor' or a number"),
+        ("schema = 1\nscales = [1]", "key 'scales.*'channel', 'tensor' or a number"),
+        ("schema = 1\npatterns = ['4:2']", "key 'patterns.*expected N:M such as '2:4'"),
+        ("schema = 1\naffine = ['no']", "key 'affine"),
+        ("schema = 1\nrate = [-1]", "key 'rate.*greater than or equal to 0"),
         ("schema = 1\nbits = []", "key 'bits'.*at least 1"),
-        ("schema = 1\nbits = [5]", r"bits=5\): allowed are 2, 3, 4"),
+        ("schema = 1\nbits = [5]", r"bits=5\): allowed are 1, 2, 3, 4"),
         ("schema = 1\nsparsity = [1.0]", r"key 'sparsity.0'.*less than 1 \(got 1.0\)"),
         ("schema = 1\nsparsity = [0, -0.5]", "key 'sparsity.1'.*greater than or equal to 0"),
         ("schema = 1\nrank = [0]", "key 'rank.0'.*greater than 0"),
@@ -118,7 +163,9 @@ def test_a_malformed_preset_names_file_key_and_what_is_allowed(
 
 
 def test_an_unknown_preset_lists_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no preset 'storrage'; there are int8_mixed, low_rank"):
+    with pytest.raises(
+        ConfigError, match="no preset 'storrage'; there are everything, int8_mixed"
+    ):
         load_space_preset("storrage")
     with pytest.raises(ConfigError, match=r"none\.toml: no such file"):
         load_space_preset("none.toml", tmp_path)

@@ -12,6 +12,7 @@ import pytest
 
 import autocompress
 from autocompress.model.task import load_task
+from autocompress.search_space.option import Option
 from autocompress.study.storage import load_records
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -170,3 +171,32 @@ def test_profile_says_how_good_the_cost_model_is(cli: Cli, make_study: Any) -> N
     assert "onnxruntime-cpu" in out
     assert Path(out.rpartition("table: ")[2].strip()).is_file()
     assert cli("profile", "onnxruntime-cpu")[0] == 0
+
+
+def test_every_way_to_store_a_layer_runs_from_end_to_end(
+    cli: Cli, make_study: Any, tmp_path: Path
+) -> None:
+    study = make_study(
+        space="everything", budget={"size": "8%", "quality": "-20pt"}, evaluations=8
+    )
+    folder = tmp_path / "run"
+    code, out, err = cli("run", study, "--out", folder)
+    assert code in (0, 3), err
+    best = result_of(folder)["best"]
+    assert best["size_bytes"] == (folder / "model.acz").stat().st_size
+    # Candidates hold more than bits, zeros and rank, and one of these can be shipped.
+    records = load_records(folder / "study.journal")
+    further = next(
+        record.id
+        for record in records
+        if any(not Option.parse(text).rounding.is_plain for text in record.choices.values())
+    )
+    archive = tmp_path / "further.acz"
+    assert cli("export", folder, "--candidate", further, "-o", archive)[0] == 0
+    task = load_task(study)
+    shipped = autocompress.load_archive(archive, task.model())
+    assert 0 <= task.evaluate(shipped, "test") <= 100
+    code, out, err = cli("layers", study)
+    assert code == 0, err
+    assert "codebook values none, 16" in " ".join(out.split())
+    assert "rate 0, 0.01, 0.05" in " ".join(out.split())
