@@ -98,7 +98,8 @@ def run(
         typer.Option(
             metavar="METHOD",
             help="Train the best candidate, taught by the original: distil (same zeros and bits),"
-            " squeeze (down to the limit on size) or none.",
+            " blocks (the same, a run of layers at a time), squeeze (down to the limit on size)"
+            " or none.",
         ),
     ] = None,
     recover_time: Annotated[

@@ -6,7 +6,7 @@ transfer after Zagoruyko and Komodakis (1612.03928, eq. 2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.model.layer import Layer
+from autocompress.model.task import Inputs
 
 STAGES = 4  # feature maps that are compared
 
@@ -38,6 +39,19 @@ class Lesson:
     def looks_inside(self) -> bool:
         """Whether feature maps are needed."""
         return self.features > 0 or self.attention > 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Layers that are reconstructed together (BRECQ, 2102.05426).
+
+    Args:
+        end: Layer whose output is to be that of the original; empty for the model's outputs.
+        members: Layers that are trained for it.
+    """
+
+    end: str
+    members: tuple[str, ...]
 
 
 class Watch:
@@ -97,6 +111,57 @@ def stages(layers: Sequence[Layer]) -> tuple[str, ...]:
 def _positions(layer: Layer) -> tuple[int, ...]:
     shape = layer.output_shape
     return tuple(shape[2:]) if len(shape) > 2 else ()
+
+
+def blocks(layers: Sequence[Layer], names: Collection[str]) -> tuple[Block, ...]:
+    """Runs of layers that are reconstructed one after another: those of one resolution each.
+
+    Args:
+        layers: In running order.
+        names: Of the layers that are trained.
+    """
+    treated = [layer for layer in layers if layer.is_treated]
+    found: list[Block] = []
+    members: list[str] = []
+    for layer, following in zip(treated, [*treated[1:], None], strict=True):
+        members += [layer.name] if layer.name in names else []
+        ends = following is None or _positions(following) != _positions(layer)
+        if ends and members:
+            found.append(Block(layer.name if following is not None else "", tuple(members)))
+            members = []
+    return tuple(found)
+
+
+class _Reached(Exception):
+    """Ends a forward pass where all is known that is asked for."""
+
+
+def reach(model: nn.Module, name: str, inputs: Inputs) -> Tensor:
+    """What a module gives for some inputs of the model; the rest of the model does not run.
+
+    Args:
+        model: The model.
+        name: Of the module; empty for the model's own outputs.
+        inputs: `(n, ...)` each.
+    """
+    if not name:
+        outputs: Tensor = model(*inputs)
+        return outputs
+    found: list[Tensor] = []
+
+    def stop(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del module, inputs
+        found.append(output)
+        raise _Reached
+
+    handle = model.get_submodule(name).register_forward_hook(stop)
+    try:
+        model(*inputs)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
 
 
 def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

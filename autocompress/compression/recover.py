@@ -19,7 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.distil import Lesson, Watch, distance
+from autocompress.compression.distil import (
+    Block,
+    Lesson,
+    Watch,
+    distance,
+    feature_distance,
+    reach,
+    soft_targets,
+)
 from autocompress.compression.squeeze import Pressure, Squeeze
 from autocompress.compression.trainable import trainable
 from autocompress.compression.training_batches import Batches
@@ -88,6 +96,7 @@ def recover(
     score: Score,
     squeeze: Squeeze | None = None,
     watched: tuple[str, ...] = (),
+    blocks: tuple[Block, ...] = (),
     checkpoint: Path | None = None,
     key: str = "",
     progress: Callable[[int, int, str], None] = lambda done, total, detail: None,
@@ -102,6 +111,7 @@ def recover(
         score: Judges layers on inputs that are not trained on; lower is better.
         squeeze: A limit on bytes, which the coded length is pressed to keep; None for none.
         watched: Layers whose feature maps are compared, where the lesson asks for it.
+        blocks: Reconstructed one after another, in place of all at once; empty for the latter.
         checkpoint: File that is written every now and then, from which a killed training goes on.
         key: What the checkpoint must have been made from.
         progress: Hears of steps done, steps in total, and how it goes.
@@ -110,7 +120,7 @@ def recover(
         TaskError: If the batches do not fit the model.
         StorageError: If the checkpoint cannot be written.
     """
-    training = _Training(model, treated, recipe, squeeze, watched, batches.count)
+    training = _Training(model, treated, recipe, squeeze, watched, blocks, batches.count)
     before = score(treated)
     if squeeze is None or squeeze.size(treated) <= squeeze.limit:
         training.best, training.least = dict(treated), before
@@ -150,6 +160,7 @@ class _Training:
         recipe: Recipe,
         squeeze: Squeeze | None,
         watched: tuple[str, ...],
+        blocks: tuple[Block, ...],
         epoch: int,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -158,6 +169,7 @@ class _Training:
         self.student = student.to(self.device)
         self.recipe, self.squeeze = recipe, squeeze
         self.watched = watched if recipe.lesson.looks_inside else ()
+        self.blocks = blocks
         self.total = recipe.epochs * epoch
         self.done, self.seconds, self.loss = 0, 0.0, 0.0
         self.best: dict[str, Treated] | None = None
@@ -177,11 +189,7 @@ class _Training:
         inputs = tuple(tensor.to(self.device) for tensor in inputs)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * self._rate()
-        with Watch(self.teacher, self.watched) as taught, torch.no_grad():
-            wanted = _outputs(self.teacher, inputs)
-        with Watch(self.student, self.watched) as learnt:
-            found = _outputs(self.student, inputs)
-        loss = distance(self.recipe.lesson, found, wanted, learnt.maps, taught.maps)
+        loss = self._block_distance(inputs) if self.blocks else self._distance(inputs)
         self.loss = float(loss.detach())
         if self.pressure is not None:
             loss = loss + self.pressure(self.done / self.total)
@@ -189,6 +197,31 @@ class _Training:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.done += 1
+
+    def _distance(self, inputs: Inputs) -> Tensor:
+        """Of the whole student from its teacher."""
+        with Watch(self.teacher, self.watched) as taught, torch.no_grad():
+            wanted = _outputs(self.teacher, inputs)
+        with Watch(self.student, self.watched) as learnt:
+            found = _outputs(self.student, inputs)
+        return distance(self.recipe.lesson, found, wanted, learnt.maps, taught.maps)
+
+    def _block_distance(self, inputs: Inputs) -> Tensor:
+        """Of the output of the block whose turn it is, which alone is trained."""
+        block = self.blocks[int(self._turn)]
+        for name, layer in self.layers.items():
+            layer.requires_grad_(name in block.members)
+        with torch.no_grad():
+            wanted = _outputs(self.teacher, inputs, block.end)
+        found = _outputs(self.student, inputs, block.end)
+        if block.end:
+            return feature_distance(found, wanted)
+        return soft_targets(found, wanted, self.recipe.lesson.temperature)
+
+    @property
+    def _turn(self) -> float:
+        """Blocks that are done, the one that is worked on in part."""
+        return min(len(self.blocks) * self.done / self.total, len(self.blocks) - 1e-9)
 
     def plan(self) -> None:
         """Cuts the number of steps to what the time limit leaves room for."""
@@ -252,7 +285,7 @@ class _Training:
 
     def _rate(self) -> float:
         """Share of the learning rate: a rise, a plateau while the size falls, half a cosine."""
-        progress = self.done / self.total
+        progress = self._turn % 1 if self.blocks else self.done / self.total
         flat = self.squeeze.shrinking if self.squeeze and self.recipe.free else WARM_UP
         if progress < WARM_UP:
             return (progress + 1 / self.total) / (WARM_UP + 1 / self.total)
@@ -272,13 +305,12 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> Tensor:
+def _outputs(model: nn.Module, inputs: Inputs, end: str = "") -> Tensor:
     try:
-        outputs = model(*inputs)
+        outputs = reach(model, end, inputs)
     except (RuntimeError, TypeError, ValueError) as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
         raise TaskError(
             f"training(): the model does not take a batch of shape {shapes}: {error}"
         ) from error
-    assert isinstance(outputs, Tensor)
     return outputs

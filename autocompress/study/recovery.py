@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.compression.bank import recipe as code_version
-from autocompress.compression.distil import Lesson, stages
+from autocompress.compression.distil import Lesson, blocks, stages
 from autocompress.compression.recover import Recipe, Recovered, recover
 from autocompress.compression.squeeze import Squeeze
 from autocompress.compression.stitch import stitched
@@ -44,7 +44,7 @@ class Recovery:
 
     Args:
         candidate: Its id.
-        method: `distil` or `squeeze`.
+        method: `distil`, `blocks` or `squeeze`.
         loss_before: Proxy loss on the search inputs.
         loss_after: The same after training.
         quality_before: The metric on the selection split.
@@ -250,6 +250,7 @@ def _run(
         lambda treated: prepared.proxy(stitched(model.dense, treated)).value,
         Squeeze(_limit(prepared, finalist), size),
         stages(model.layers),
+        blocks(model.layers, trained) if settings.method == "blocks" else (),
         folder / CHECKPOINT,
         key,
         lambda done, total, detail: listener.progress(done, total, detail),

@@ -6,17 +6,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-METHODS = ("none", "distil", "squeeze")
-
 
 class RecoverySettings(BaseModel):
     """The table `[recovery]` of `study.toml`.
 
     Attributes:
         method: `none`; `distil`: masks and bits stay, the values of the weights are trained, at
-            the same size; `squeeze`: the search may take `start` times the limit on size, and
-            training makes the file smaller, with whatever zeros and codes, until the limit is
-            kept.
+            the same size, all together; `blocks`: the same, one run of layers after another, each
+            to give the original's feature map; `squeeze`: the search may take `start` times the
+            limit on size, and training makes the file smaller, with whatever zeros and codes,
+            until the limit is kept.
         finalists: How many of the confirmed candidates are trained, the best ones first.
         epochs: Passes over what `training()` of the task gives, or over the calibration inputs.
         max_time: Longest time for each candidate, such as `10m`; the schedule is cut to it.
@@ -29,7 +28,7 @@ class RecoverySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    method: Literal["none", "distil", "squeeze"] = "none"
+    method: Literal["none", "distil", "blocks", "squeeze"] = "none"
     finalists: int = Field(default=1, ge=1)
     epochs: int = Field(default=10, ge=1)
     max_time: str = ""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.coding import coded_bytes
-from autocompress.compression.distil import Lesson
+from autocompress.compression.distil import Block, Lesson, blocks, reach
 from autocompress.compression.quantize import round_to_nearest
 from autocompress.compression.recover import Recipe, Recovered, recover
 from autocompress.compression.squeeze import Squeeze
@@ -18,6 +18,7 @@ from autocompress.compression.stitch import stitched
 from autocompress.compression.training_batches import Batches, Shuffled
 from autocompress.compression.treated import Treated
 from autocompress.errors import TaskError
+from autocompress.model.trace import trace
 from autocompress.objective.quality import Proxy
 
 
@@ -102,6 +103,22 @@ def test_feature_maps_and_attention_can_be_taught(model: nn.Module) -> None:
         watched=("conv", "fc1"),
     )
     assert found.after < 0.8 * found.before
+
+
+def test_blocks_are_reconstructed_one_after_another(model: nn.Module) -> None:
+    layers = trace(model, (images(1)[:1],))
+    parts = blocks(layers, ["conv", "fc1", "fc2"])
+    assert parts == (Block("conv", ("conv",)), Block("", ("fc1", "fc2")))
+    assert blocks(layers, ["fc2"]) == (Block("", ("fc2",)),)
+    found = train(model, rounded(model), Recipe(epochs=20, learning_rate=5e-3), blocks=parts)
+    assert found.after < 0.7 * found.before
+
+
+def test_a_pass_ends_where_it_is_asked_to(model: nn.Module) -> None:
+    x = images(5)[:4]
+    assert torch.equal(reach(model, "conv", (x,)), model.conv(x))
+    assert torch.equal(reach(model, "", (x,)), model(x))
+    assert not model.conv._forward_hooks
 
 
 def test_the_file_is_squeezed_to_its_limit(model: nn.Module) -> None:
