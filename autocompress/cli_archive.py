@@ -31,7 +31,7 @@ def inspect(
     for line in archive_lines(file, content):
         say(line)
     if content.layers:
-        console.print(archive_layers_table(content))
+        console.print(archive_layers_table(content, console.width))
     console.print(archive_parts_table(content))
     for line in archive_totals(content):
         say(line)

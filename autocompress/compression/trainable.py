@@ -14,6 +14,8 @@ from autocompress.compression.trainable_tensor import TrainableTensor, as_half, 
 from autocompress.compression.treated import FakeQuantize, Grid, Treated
 from autocompress.model.swap import swap
 
+BIAS_CODES = 31  # of each sign, in free layers
+
 
 class TrainableLayer(nn.Module):
     """A treated layer that computes with trainable weights what `build_module` computes.
@@ -91,8 +93,18 @@ class TrainableLayer(nn.Module):
             kept = torch.zeros_like(bias)
             kept[self.start.narrow.outputs.to(bias.device)] = 1
             bias = bias * kept
-        # A constant is of no use to the layer behind, and costs bytes.
-        return bias * (weight != 0).any(1) if self.is_free else bias
+        if not self.is_free:
+            return bias
+        # A constant is of no use to the layer behind, and costs bytes; so do digits that nothing
+        # hangs on.
+        return through(bias, _coarse(bias.detach())) * (weight != 0).any(1)
+
+
+def _coarse(bias: Tensor) -> Tensor:
+    """Multiples of a power of two, up to `BIAS_CODES` of them, which float16 holds."""
+    most = bias.abs().max().clamp_min(2.0**-12)
+    step = torch.exp2((most / BIAS_CODES).log2().ceil())
+    return (bias / step).round() * step
 
 
 class _Rounding(nn.Module):

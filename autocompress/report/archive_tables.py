@@ -21,7 +21,8 @@ from autocompress.report.units import (
 if TYPE_CHECKING:
     from autocompress.deploy.inspect import Content, LayerContent
 
-_NAME_WIDTH = 24
+_NAME_WIDTH, _SHORT_NAME = 24, 14
+WIDE = 120  # columns that the bytes of every part need
 _PARTS = {
     "codes": "codes and their frequency tables",
     "scales": "scales, zero points, codebooks",
@@ -43,29 +44,34 @@ def archive_lines(path: object, content: Content) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def archive_layers_table(content: Content) -> Table:
-    """A row a layer."""
+def archive_layers_table(content: Content, width: int = 160) -> Table:
+    """A row a layer; a narrow terminal gets the columns that say most.
+
+    Args:
+        content: The archive.
+        width: Columns of the terminal.
+    """
+    parts = ("codes", "scales", "bias", "grids", "names") if width >= WIDE else ()
     table = _table()
     table.add_column("layer", no_wrap=True)
     table.add_column("option", overflow="fold")
-    for name in ("shape", "zeros", "bits/weight", "bytes", "codes", "scales", "bias", "grids"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("names", "entropy", "coded/entropy", "of float32"):
+    for name in ("shape", "zeros", "bits/w", "bytes", *parts, "entropy", "ratio", "of f32"):
         table.add_column(name, justify="right", no_wrap=True)
     for layer in content.layers:
         table.add_row(
-            Text(shortened(layer.name, _NAME_WIDTH)),
+            Text(shortened(layer.name, _NAME_WIDTH if parts else _SHORT_NAME)),
             Text(printable(layer.option)),
             shape_text(layer.shape),
             share_text(layer.zeros),
             f"{layer.bits_per_weight:.2f}",
             count_text(layer.total_bytes),
-            *(count_text(layer.bytes[part]) for part in ("codes", "scales", "bias", "grids")),
-            count_text(layer.bytes["names"]),
+            *(count_text(layer.bytes[part]) for part in parts),
             count_text(layer.entropy_bytes),
             _ratio(layer),
             share_text(layer.total_bytes / max(1, layer.float32_bytes), 2),
         )
+    table.caption = "ratio: coded bytes over the codes' order-0 entropy; bits/w: of all weights"
+    table.caption_justify = "left"
     return table
 
 

@@ -180,6 +180,15 @@ def test_outputs_that_no_input_reaches_lose_their_bias_where_layers_are_free() -
     assert TrainableLayer(module, treated).treated().bias[1] != 0  # type: ignore[index]
 
 
+def test_biases_of_free_layers_have_few_values() -> None:
+    module = nn.Linear(6, 200)
+    layer = TrainableLayer(module, replace(int8_layer(module), grids=()), free=True)
+    bias = layer.treated().bias
+    assert bias is not None
+    assert len(bias.unique()) <= 63
+    assert float((bias - module.bias).abs().max()) <= float(module.bias.abs().max()) / 30
+
+
 @pytest.mark.parametrize("density", [0.02, 0.2, 0.8])
 def test_the_coded_length_is_near_what_the_coder_takes(density: float) -> None:
     generator = torch.Generator().manual_seed(3)
