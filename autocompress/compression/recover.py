@@ -9,6 +9,7 @@ came in.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,7 +165,9 @@ class _Training:
         epoch: int,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.teacher = model.to(self.device) if self.device.type == "cuda" else model
+        # A copy on the accelerator: the user's model stays where it is.
+        away = self.device.type != "cpu"
+        self.teacher = copy.deepcopy(model).to(self.device) if away else model
         student, self.layers = trainable(model, treated, free=recipe.free)
         self.student = student.to(self.device)
         self.recipe, self.squeeze = recipe, squeeze

@@ -70,14 +70,18 @@ class Recovery:
 
 
 def loosened(prepared: Prepared) -> Prepared:
-    """The run as its search sees it: before a squeeze the limit on size is wider."""
+    """The run as its search sees it: before a squeeze the limit on size is wider, and few are
+    confirmed, for training changes them all."""
     settings = prepared.study.settings.recovery
     if settings.method != "squeeze":
         return prepared
     budget = dict(prepared.study.budget)
     size = budget["size"]
     budget["size"] = replace(size, value=size.value * settings.start)
-    return replace(prepared, study=replace(prepared.study, budget=budget))
+    objective = prepared.study.objective
+    few = min(objective.finalists, settings.finalists + 1)
+    objective = objective.model_copy(update={"finalists": few})
+    return replace(prepared, study=replace(prepared.study, budget=budget, objective=objective))
 
 
 def recover_best(

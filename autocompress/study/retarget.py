@@ -103,6 +103,8 @@ def retarget(
         prepared = corrected(prepare(study, model, space, run, log), run, log)
         menus = menus_of(prepared.space)
         storage = StudyStorage(run / JOURNAL, menus, {**fingerprint, "menu": str(menus)})
+        if study.settings.recovery.method != "none":
+            log.note("retarget trains nothing: `autocompress run` with the new budget does")
         log.stage("search", f"{EVALUATIONS} evaluations beside {len(storage.records())} records")
         history, problem = search_all(prepared, storage, log, storage.records())
         log.stage("confirm", "measuring beside the original")
