@@ -57,7 +57,14 @@ def describe(
         "predicted": predicted,
         "measured": costs(final)
         | {"selection_quality": winner.measured.quality if winner else base.quality}
-        | ({"latency_ratio": [winner.latency_low, winner.latency_high]} if winner else {}),
+        | (
+            {
+                "latency_ratio": [winner.latency_low, winner.latency_high],
+                "same_work": winner.same_work,
+            }
+            if winner
+            else {}
+        ),
     }
     audit = confirmation.audit
     names = ("model.acz", "model.onnx", "plan.json") if winner else ()
