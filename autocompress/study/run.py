@@ -108,5 +108,7 @@ def _confirm(
     log.stage("confirm", "measuring the best few")
     records = storage.records()
     chosen = choose(prepared, problem, records)
-    more = reserves(prepared, problem, records, chosen)
+    # What a squeeze starts from need not be the best: training changes all of it.
+    is_start = prepared.study.settings.recovery.method == "squeeze"
+    more = [] if is_start else reserves(prepared, problem, records, chosen)
     return confirm(prepared, chosen, front_of(records), log, more)
