@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from autocompress.report.data import RunData
 from autocompress.report.device_tables import coverage_text, further_costs
 from autocompress.report.limits import Limit, mapping
+from autocompress.report.recovery_text import recovery_lines
 from autocompress.report.units import number, plain_text, printable, share_text, size_text
 
 
@@ -57,6 +58,7 @@ def sentences(run: RunData) -> tuple[str, ...]:
         found += _binding(run)
         coverage = coverage_text(mapping(mapping(run.result, "device"), "coverage"))
         further = [coverage, *further_costs(mapping(run.result, "estimates"))]
+        further += recovery_lines(run.result)
         found += [f"{line[:1].upper()}{line[1:]}." for line in further if line]
     elif run.history:
         found.append(_so_far(run))

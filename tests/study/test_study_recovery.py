@@ -58,6 +58,7 @@ def test_distillation_at_equal_size_is_kept_exported_and_not_done_twice(
     assert row["loss_after"] < row["loss_before"]
     assert row["size_after"] <= max(row["size_before"], result["budget"]["size"]["limit"])
     assert f"recovery (distil) of {row['candidate']}" in out
+    assert f"Recovery (distil) of {row['candidate']}" in (folder / "report.html").read_text()
     best = result["best"]["measured"]["selection_quality"]
     assert best >= row["quality_before"]
     plan = json.loads((folder / "plan.json").read_text())
