@@ -174,7 +174,7 @@ class _Training:
         self.watched = watched if recipe.lesson.looks_inside else ()
         self.blocks = blocks
         self.total = recipe.epochs * epoch
-        self.done, self.seconds, self.loss = 0, 0.0, 0.0
+        self.done, self.seconds = 0, 0.0
         self.best: dict[str, Treated] | None = None
         self.least, self.text = math.inf, ""
         self.values: list[Tensor] | None = None  # of the parameters where they were best
@@ -193,7 +193,6 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * self._rate()
         loss = self._block_distance(inputs) if self.blocks else self._distance(inputs)
-        self.loss = float(loss.detach())
         if self.pressure is not None:
             loss = loss + self.pressure(self.done / self.total)
         self.optimiser.zero_grad()
