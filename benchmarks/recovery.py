@@ -41,11 +41,13 @@ STUDIES = {
 }
 
 
-def measure(study: str, limit: str, epochs: int, root: Path, console: Console) -> list[Any]:
+def measure(
+    study: str, limit: str, epochs: int, methods: Sequence[str], root: Path, console: Console
+) -> list[Any]:
     """A row for each way."""
     rows: list[dict[str, Any]] = []
-    for name, recovery in METHODS.items():
-        overrides = {"recovery": {**recovery, "epochs": epochs}}
+    for name in methods:
+        overrides = {"recovery": {**METHODS[name], "epochs": epochs}}
         budget = [f"size={limit}", "latency=100%", "quality=-20pt"]
         loaded = load_study(study_folder(study), overrides, budget)
         with Display(console) as display:
@@ -90,6 +92,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", action="append", choices=STUDIES, help="may be repeated")
+    parser.add_argument("--method", action="append", choices=METHODS, help="may be repeated")
     parser.add_argument("--epochs", type=int, help="in place of the study's own")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="keeps the runs, which go on where they were")
@@ -102,7 +105,8 @@ def main() -> None:
         for study in options.study or STUDIES:
             limit, epochs = STUDIES[study]
             root = options.out or Path(scratch)
-            rows += measure(study, limit, options.epochs or epochs, root, console)
+            methods = list(dict.fromkeys(["none", *(options.method or METHODS)]))
+            rows += measure(study, limit, options.epochs or epochs, methods, root, console)
     Console().print(table(rows))
     if options.json:
         gains: dict[str, dict[str, float]] = {}
