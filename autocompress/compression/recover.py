@@ -190,11 +190,12 @@ class _Training:
     def step(self, inputs: Inputs) -> None:
         """One batch."""
         inputs = tuple(tensor.to(self.device) for tensor in inputs)
+        rate = self._rate()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * self._rate()
+            group["lr"] = self.recipe.learning_rate * rate
         loss = self._block_distance(inputs) if self.blocks else self._distance(inputs)
         if self.pressure is not None:
-            loss = loss + self.pressure(self.done / self.total)
+            loss = loss + self.pressure(self.done / self.total, rate)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()

@@ -41,7 +41,10 @@ class Pressure:
     """
 
     EVERY = 1 / 1000  # share of the steps after which the weight is changed
-    GAIN, MOST = 0.3, 0.1  # of the logarithm of the excess, and the largest change of the weight's
+    GAIN, MOST = (
+        0.2,
+        0.05,
+    )  # of the logarithm of the excess, and the largest change of the weight's
     FIRST = 0.05  # nats that all bits together count at first
     AIM = 0.98  # share of the limit that is aimed at
 
@@ -57,15 +60,21 @@ class Pressure:
         self._changed_at = 0.0
         self.weight = self.FIRST / max(1.0, 8 * self._length.bytes)
 
-    def __call__(self, progress: float) -> Tensor:
-        """The penalty at a share of the steps."""
+    def __call__(self, progress: float, rate: float) -> Tensor:
+        """The penalty.
+
+        Args:
+            progress: Share of the steps that are done.
+            rate: Share of the learning rate: where weights hardly move any more, the bytes do not
+                either, and a weight that grew with the excess would only do harm.
+        """
         if progress - self._changed_at >= self.EVERY:
             self._changed_at = progress
             wanted = max(1.0, self.AIM * self._squeeze.limit - self._beside)
             left = max(0.0, 1 - progress / self._squeeze.shrinking)
             goal = wanted * (max(self._first, wanted) / wanted) ** left
             excess = math.log(max(1.0, self._length.refresh()) / goal)
-            self.weight *= math.exp(max(-self.MOST, min(self.MOST, self.GAIN * excess)))
+            self.weight *= math.exp(rate * max(-self.MOST, min(self.MOST, self.GAIN * excess)))
         return self.weight * self._length.penalty()
 
     def learn(self, size: int) -> None:

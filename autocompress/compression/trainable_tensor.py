@@ -26,8 +26,7 @@ class TrainableTensor(nn.Module):
         stored: Where training starts.  Floats, codes with steps of any kind, or a codebook, of
             which the assignment stays and the values are trained.
         free: Whether zeros may move and codes share one step, of as many bits as they turn out to
-            need: what a penalty on the coded length works on.  Floats and codebooks are never
-            free.
+            need: what a penalty on the coded length works on.  Floats and codebooks become codes.
         allowed: `(rows, columns)` bool, false where channels are gone; None where all are there.
     """
 
@@ -37,7 +36,7 @@ class TrainableTensor(nn.Module):
         self, stored: StoredTensor, free: bool = False, allowed: Tensor | None = None
     ) -> None:
         super().__init__()
-        self.is_free = free and stored.scale is not None
+        self.is_free = free
         dense = stored.dense()
         if self.is_free:
             stored = _one_step(stored, dense)

@@ -104,12 +104,16 @@ def study_folder(run: Path, begun: Mapping[str, Any]) -> Path:
 def _finalist(prepared: Prepared, run: Path, record: Record) -> Finalist:
     """A candidate as it ships: the run's best as it was trained, if it was."""
     plan = read_json(run / "plan.json") if (run / "plan.json").is_file() else {}
-    candidate = Candidate.from_dict(record.choices)
     if plan.get("candidate") != record.id or not plan.get("recovered"):
-        return make_finalist(prepared, candidate)
-    archive = recovered_archive(run, plan["recovered"])
+        return make_finalist(prepared, Candidate.from_dict(record.choices))
+    archive, candidate = recovered_archive(run, plan["recovered"]), plan["choices"]
     return build_finalist(
-        prepared, candidate, archive.treated, record.loss, archive.options, plan["recovered"]
+        prepared,
+        Candidate.from_dict(candidate),
+        archive.treated,
+        record.loss,
+        archive.options,
+        plan["recovered"],
     )
 
 

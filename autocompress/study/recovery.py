@@ -23,6 +23,7 @@ from autocompress.compression.treated import Treated
 from autocompress.deploy.archive import Archive, read_archive
 from autocompress.errors import ArchiveError, StorageError
 from autocompress.files import read_json, write_json
+from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
 from autocompress.study.bench import Bench
 from autocompress.study.config import parse_duration
@@ -111,7 +112,7 @@ def recover_best(
     for index, verdict in enumerate(chosen):
         name = verdict.record.id
         listener.stage("recover", f"{settings.method}: {name}, {index + 1} of {len(chosen)}")
-        finalist, found = _train(prepared, verdict.finalist, folder, listener)
+        finalist, found = _train(prepared, verdict, folder, listener)
         after = verdict.measured.quality
         if finalist is not None:
             record = replace(verdict.record, loss=finalist.loss, size_bytes=finalist.size_bytes)
@@ -143,6 +144,7 @@ def recovered_archive(run: Path, name: str) -> Archive:
 
 
 def _can_be_trained(verdict: Verdict) -> bool:
+    """Whether a candidate has any layer that is not as it was."""
     return any(not option.is_identity for _, option in verdict.finalist.candidate.choices)
 
 
@@ -175,12 +177,15 @@ def _recovery(
 
 
 def _train(
-    prepared: Prepared, finalist: Finalist, folder: Path, listener: Listener
+    prepared: Prepared, verdict: Verdict, folder: Path, listener: Listener
 ) -> tuple[Finalist | None, Recovered]:
     """A trained candidate, or None where training found nothing better; from an earlier run where
     it has been trained before."""
+    finalist, candidate = verdict.finalist, verdict.record.id
+    if prepared.study.settings.recovery.method == "squeeze":
+        finalist = _coded(prepared, finalist)
     key = _key(prepared, finalist)
-    name = f"{finalist.candidate.id}-{key[:10]}"
+    name = f"{candidate}-{key[:10]}"
     facts = folder / FOLDER / f"{name}.json"
     path = facts.with_suffix(".acz")
     known = _known(facts, path)
@@ -189,7 +194,7 @@ def _train(
         layers: Mapping[str, Treated] = found.treated
     else:
         layers, found = known
-        listener.note(f"{finalist.candidate.id}: trained before, in {found.seconds:.0f} s")
+        listener.note(f"{candidate}: trained before, in {found.seconds:.0f} s")
     built = None
     if found.improved:
         whole = {**finalist.treated, **layers}
@@ -202,6 +207,28 @@ def _train(
             write_model(prepared, built, path, "archive")
         write_json(facts, _facts(found))
     return built, found
+
+
+def _coded(prepared: Prepared, finalist: Finalist) -> Finalist:
+    """The candidate with codes for the layers that the search left dense: a squeeze works on all
+    that has any on its menu."""
+    choices = dict(finalist.candidate.choices)
+    whole = dict(finalist.treated)
+    losses = prepared.prices.losses["swap"]
+    for index, (unit, menu) in enumerate(prepared.space.units.items()):
+        if not choices[unit].is_identity:
+            continue
+        coded = [
+            (float(losses[index][place]), place)
+            for place, option in enumerate(menu)
+            if option.bits <= 8 and option.rank == 1 and not option.is_narrow
+        ]
+        # The same kernels as before, where there is a choice.
+        plain = [pair for pair in coded if menu[pair[1]].activations == "float32"]
+        if coded:
+            choices[unit] = menu[min(plain or coded)[1]]
+            whole[unit] = prepared.bank[unit, choices[unit]].treated
+    return replace(finalist, candidate=Candidate(tuple(choices.items())), treated=whole)
 
 
 def _facts(found: Recovered) -> dict[str, Any]:

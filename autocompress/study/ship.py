@@ -134,7 +134,7 @@ def write_plan(prepared: Prepared, winner: Verdict, path: Path) -> None:
             "schema": SCHEMA,
             "study": prepared.study.name,
             "candidate": winner.record.id,
-            "choices": dict(winner.record.choices),
+            "choices": winner.finalist.candidate.as_dict(),
             "seed": prepared.study.settings.seed,
             "content": prepared.model.content,
             "recovered": winner.finalist.recovered,
