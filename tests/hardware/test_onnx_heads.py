@@ -1,4 +1,4 @@
-"""Attention heads that are removed: masked, physically narrower, in the ONNX file, in the archive."""
+"""Attention heads that are removed: masked, physically narrower, in the ONNX file and archive."""
 
 from __future__ import annotations
 
