@@ -1,6 +1,7 @@
 """What int8 and fewer channels buy on each runtime that is installed, whole models with made-up
-weights: every layer in float32 or int8, at full width, with the hidden channels of blocks halved,
-and with all channel groups halved.  All are timed in turn.  Run it on an idle machine:
+weights: every layer in float32 or int8, at full width, with half of the attention heads, with the
+hidden channels of blocks halved, and with all channel groups halved.  All are timed in turn.  Run
+it on an idle machine:
 
     python benchmarks/runtimes.py --study resnet20_fashion --family all --json runtimes.json
 """
@@ -36,18 +37,24 @@ from autocompress.search_space.option import Option
 from autocompress.search_space.widths import share_widths
 
 PACKAGES = ("autocompress", "numpy", "onnx", "onnxruntime", "openvino", "torch")
-WIDTHS = ("full", "hidden halved", "all halved")
+WIDTHS = ("full", "heads halved", "hidden halved", "all halved")
 INT8 = Option(bits=7, activations="int8")
 
 
 def candidates(
     layers: Mapping[str, Layer], groups: list[ChannelGroup], step: int
 ) -> dict[tuple[str, str], dict[str, Option]]:
-    """Candidates by type of activations and width; a group with one producer is hidden in a
-    block, the others are streams that blocks add to."""
-    hidden = [group for group in groups if len(group.producers) == 1]
+    """Candidates by type of activations and width, without those that a model has no groups for.
+
+    A group whose pieces have several channels is one of heads; of the others, one with one
+    producer is hidden in a block, and the rest are streams that blocks add to.
+    """
+    heads = [group for group in groups if group.width > 1]
+    hidden = [group for group in groups if group.width == 1 and len(group.producers) == 1]
     made = {}
-    for name, halved in zip(WIDTHS, ([], hidden, groups), strict=True):
+    for name, halved in zip(WIDTHS, ([], heads, hidden, groups), strict=True):
+        if name == "heads halved" and not heads:
+            continue
         shares: dict[str, dict[str, float]] = {}
         for width in share_widths(halved, layers, [0.5], step):
             for side in ("inputs", "outputs"):
@@ -101,7 +108,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     for model, runtime in dict.fromkeys((row["model"], row["runtime"]) for row in rows):
         own = [row for row in rows if (row["model"], row["runtime"]) == (model, runtime)]
         share = {(row["activations"], row["width"]): row["latency_percent"] for row in own}
-        cells = [f"{share[k, w]:.1f}" for k in ("float32", "int8") for w in WIDTHS]
+        keys = [(kind, width) for kind in ("float32", "int8") for width in WIDTHS]
+        cells = [f"{share[key]:.1f}" if key in share else "" for key in keys]
         table.add_row(model, runtime, f"{own[0]['latency_ms']:.3f}", *cells)
     Console(width=140).print(table)
 

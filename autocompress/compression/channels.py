@@ -105,8 +105,6 @@ def usable(groups: Sequence[ChannelGroup], layers: Mapping[str, Layer]) -> list[
             for member in group.passing
             if member.name in layers
         )
-        # Head counts are numbers in the graph's reshapes, which narrow layers do not change.
-        simple = simple and not group.counters
         # A layer that reads what it makes would need all its options in both widths at once.
         simple = simple and len({name for name, _ in sides}) == len(sides)
         if group.frozen or not known or not simple or taken & set(sides):

@@ -23,7 +23,7 @@ from torch import nn
 from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Treated
 from autocompress.deploy.onnx_file import OnnxModule, write_onnx
-from autocompress.hardware.runtimes import onnx_float
+from autocompress.hardware.runtimes import onnx_float, onnx_reshape
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.model import dataflow, layer, sums, trace
@@ -47,7 +47,8 @@ def trace_key(model: nn.Module, content: str, example_inputs: Inputs) -> str:
     """
     digest = hashlib.sha256(content.encode())
     own = {type(module) for module in model.modules()}
-    files = {inspect.getsourcefile(part) for part in (dataflow, layer, sums, trace, onnx_float)}
+    parts = (dataflow, layer, sums, trace, onnx_float, onnx_reshape)
+    files = {inspect.getsourcefile(part) for part in parts}
     try:
         files |= {
             inspect.getsourcefile(kind) for kind in own if not kind.__module__.startswith("torch.")

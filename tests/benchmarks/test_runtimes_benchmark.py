@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from families.transformer import Encoder
 from runtimes import WIDTHS, candidates, measure
 from torch import Tensor, nn
 
@@ -34,14 +35,15 @@ def test_hidden_channels_are_those_of_one_producer() -> None:
     model, x = Residual().eval(), torch.randn(1, 3, 8, 8)
     layers = {layer.name: layer for layer in trace(model, (x,))}
     made = candidates(layers, usable(find_groups(model, list(layers.values()), (x,)), layers), 8)
-    assert list(made) == [(kind, width) for width in WIDTHS for kind in ("float32", "int8")]
+    widths = [width for width in WIDTHS if width != "heads halved"]  # it has none
+    assert list(made) == [(kind, width) for width in widths for kind in ("float32", "int8")]
     kept = {
         width: {
             name: (option.inputs, option.outputs)
             for name, option in made["int8", width].items()
             if option.is_narrow
         }
-        for width in WIDTHS
+        for width in widths
     }
     assert not kept["full"]
     assert kept["hidden halved"] == {
@@ -58,3 +60,26 @@ def test_hidden_channels_are_those_of_one_producer() -> None:
     assert [(row["activations"], row["width"]) for row in rows] == list(made)
     assert rows[0]["latency_percent"] == 100
     assert all(row["latency_ms"] > 0 for row in rows)
+
+
+def test_heads_are_halved_alone_and_with_all_others() -> None:
+    torch.manual_seed(0)
+    model, x = Encoder(width=32, layers=2, heads=4, tokens=6).eval(), torch.randn(1, 6, 32)
+    layers = {layer.name: layer for layer in trace(model, (x,)) if layer.is_treated}
+    groups = usable(find_groups(model, trace(model, (x,)), (x,)), layers)
+    made = candidates(layers, groups, 8)
+    assert {width for _, width in made} == set(WIDTHS)
+    halved = {
+        width: {
+            name.split(".")[-1]
+            for name, option in made["float32", width].items()
+            if option.is_narrow
+        }
+        for width in WIDTHS
+    }
+    attention = {"query", "key", "value", "output"}
+    assert halved["heads halved"] == attention
+    assert halved["hidden halved"] == {"up", "down"}
+    assert halved["all halved"] == attention | {"up", "down"}
+    rows = measure(model, (x,), get_device("onnxruntime-cpu"))
+    assert [(row["activations"], row["width"]) for row in rows] == list(made)

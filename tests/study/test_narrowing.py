@@ -58,8 +58,8 @@ class Between(nn.Module):
         return self.fc(self.b(x.relu()).relu().mean((2, 3)))
 
 
-class Heads(nn.Module):
-    """A reshape into heads names their number."""
+class Apart(nn.Module):
+    """The channels of a head do not lie together: the graph counts those of a head, not heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,11 +67,10 @@ class Heads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
-        q, k, v = self.qkv(self.embed(x).tanh()).reshape(batch, tokens, 3, -1, 4).unbind(2)
-        y = nn.functional.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        )
-        return self.out(y.transpose(1, 2).flatten(2).mean(1))
+        parts = self.qkv(self.embed(x).tanh()).chunk(3, -1)
+        q, k, v = (y.reshape(batch, tokens, 4, -1).permute(0, 3, 1, 2) for y in parts)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y.permute(0, 2, 3, 1).flatten(2).mean(1))
 
 
 NETS = {"flat": (Flat, (2, 3, 8, 8)), "between": (Between, (2, 3, 8, 8))}
@@ -101,7 +100,7 @@ def test_the_graph_of_the_original_gives_that_of_a_narrower_model(name: str) -> 
 
 def test_a_group_whose_width_the_graph_fixes_is_left_whole() -> None:
     torch.manual_seed(0)
-    model, x = Heads().eval(), torch.randn(2, 5, 6)
+    model, x = Apart().eval(), torch.randn(2, 5, 6)
     layers = trace(model, (x,))
     groups = [group for group in find_groups(model, layers, (x,), 4) if not group.frozen]
     heads = [group for group in groups if group.name == "qkv"]
