@@ -280,7 +280,9 @@ def _read_shapes(reader: Reader, count: int) -> list[tuple[int, int]]:
             raise ArchiveError(f"damaged: a core of {read} columns for {rows} channels")
         shapes.append((makes, read))
         rows = makes
-    return shapes + [(reader.integer(), rows)] * (count > 1)
+    if count > 1:
+        shapes.append((reader.integer(), rows))
+    return shapes
 
 
 def _pack_narrow(narrow: Narrow | None) -> list[bytes]:
