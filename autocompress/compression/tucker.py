@@ -19,7 +19,8 @@ from autocompress.search_space.option import Option
 
 TURNS = 4  # of least squares; later ones gain less than a hundredth
 DIRECTIONS = 6  # of conjugate gradients in a turn
-RIDGE = 1e-9  # of what is inverted only to choose a direction or a basis
+RIDGE = 1e-9  # share of the mean diagonal that is added before a moment is inverted
+ROUNDED_RIDGE = 1e-6  # of what rounded factors make, whose rows may be zero or the same
 
 
 def tucker2(
@@ -77,7 +78,7 @@ def store_around_core(
     """
     taps = len(moment) // first.shape[1]
     stored = round_one(first, way, damped(channel_moment(moment, taps), DAMPING))
-    refitted, behind = _behind(weight, stored.dense().double(), moment)
+    refitted, behind = _behind(weight, stored.dense().double(), moment, ROUNDED_RIDGE)
     core, _ = whitened_svd(refitted, behind, makes)
     stored_core = round_one(core, way, behind)
     last, middle = refit_second(refitted, stored_core.dense().double(), behind)
@@ -107,7 +108,9 @@ def _start(
     return first
 
 
-def _behind(weight: Tensor, first: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+def _behind(
+    weight: Tensor, first: Tensor, moment: Tensor, ridge: float = RIDGE
+) -> tuple[Tensor, Tensor]:
     """What `refit_second` says of the first factor under every tap, which is not formed.
 
     Returns:
@@ -119,7 +122,7 @@ def _behind(weight: Tensor, first: Tensor, moment: Tensor) -> tuple[Tensor, Tens
     half = torch.einsum("ai,itc->atc", first, moment.reshape(width, taps, -1))
     half = half.reshape(reads * taps, -1)
     middle = torch.einsum("ris,bi->rbs", half.reshape(reads * taps, width, taps), first)
-    middle = _ridged(middle.reshape(reads * taps, -1), 1e-6)
+    middle = _ridged(middle.reshape(reads * taps, -1), ridge)
     return torch.linalg.solve(middle, weight.double() @ half.T, left=False), middle
 
 
