@@ -295,11 +295,13 @@ def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:
     if groups > 1 and len(treated.weights) > 1:
         raise ArchiveError(f"layer {name!r} has {groups} groups here; factors were stored")
     if len(treated.weights) == 3:
-        taps = prod(module.kernel_size) if isinstance(module, nn.Conv2d) else 1
+        if not isinstance(module, nn.Conv2d):
+            raise ArchiveError(f"layer {name!r} is no convolution; a core was stored")
         first, core, _ = (weight.codes.shape for weight in treated.weights)
-        if core[1] != first[0] * taps or not isinstance(module, nn.Conv2d):
+        stored_taps, taps = core[1] // first[0], prod(module.kernel_size)
+        if stored_taps != taps:
             raise ArchiveError(
-                f"layer {name!r} has {taps} taps here; a core of {core[1] // first[0]} was stored"
+                f"layer {name!r} has {taps} taps here; a core of {stored_taps} was stored"
             )
 
 
