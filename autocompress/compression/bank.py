@@ -178,6 +178,7 @@ def recipe() -> str:
         "steps",
         "stored",
         "treated",
+        "tucker",
     ):
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return digest.hexdigest()

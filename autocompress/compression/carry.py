@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from autocompress.compression.compress import compress_layer
 from autocompress.compression.factorize import refit_second, whitened_svd
-from autocompress.compression.moments import SAMPLE_EXAMPLES, Statistics, fit_grid
+from autocompress.compression.moments import SAMPLE_EXAMPLES, Statistics, middle_grids
 from autocompress.compression.pattern import prune_pattern
 from autocompress.compression.rounding import round_one
 from autocompress.compression.sparsify import fit_within, refit
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
+from autocompress.compression.tucker import store_around_core, tucker2
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 
@@ -50,20 +51,23 @@ def carry(
     sample = sample[:SAMPLE_EXAMPLES]
     if option.method != "obs":
         return _baseline(layer, dense, target, moment, sample, option, entry)
-    if not option.is_factored:
-        taps = prod(layer.weight_shape[2:])
+    taps = prod(layer.weight_shape[2:])
+    if option.tucker < 1:
+        reads, makes = layer.core(option.tucker)
+        first, _, _ = tucker2(target, moment, taps, reads, makes)
+        weights: tuple[StoredTensor, ...] = store_around_core(
+            target, first, moment, makes, option.rounding
+        )
+    elif not option.is_factored:
         own = _stored(target, moment, option, entry.weights[0], taps)
-        weights: tuple[StoredTensor, ...] = (own,)
+        weights = (own,)
     else:
         weights = _factors(layer, target, moment, option, entry)
     grids = entry.grids
-    if len(grids) > 2:  # of the values between the two factors, which are other ones now
-        built = build_module(dense, Treated(weights, None, grids))
+    if len(grids) > 2:  # of the values between factors, which are other ones now
+        built = build_module(dense, Treated(weights, None))
         assert isinstance(built, nn.Sequential)
-        with torch.no_grad():
-            # A rounded input, then the first factor.
-            middle: Grid | None = fit_grid(built[1](built[0](sample)).flatten())
-        grids = (grids[0], middle, grids[2])
+        grids = (grids[0], *middle_grids(list(built), sample, grids[0]), grids[-1])
     return Treated(weights, entry.bias, grids)
 
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.factorize import refit_second, whitened_svd
-from autocompress.compression.moments import Statistics, damped, fit_grid
+from autocompress.compression.moments import Statistics, damped, middle_grids
 from autocompress.compression.pattern import prune_pattern
 from autocompress.compression.quantize import round_to_nearest
 from autocompress.compression.rounding import round_all, round_one
 from autocompress.compression.sparsify import fit_within, prune, prune_magnitude
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
+from autocompress.compression.tucker import store_around_core, tucker2
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 
@@ -43,18 +44,23 @@ def compress_layer(
     moment = damped(statistics.second_moment, statistics.damping)
     row_weights = statistics.row_weights
     whole = max(1e-30, _error(weight, moment, row_weights))
-    ordered = sorted(options, key=lambda option: (option.method, option.rank, option))
+    taps = prod(layer.weight_shape[2:])
+    ordered = sorted(options, key=lambda option: (option.method, *_shares(option), option))
     for method, of_method in groupby(ordered, key=lambda option: option.method):
         same = list(of_method)
         metric = moment if method == "obs" else torch.eye(len(moment), dtype=moment.dtype)
         factors = _factors(weight, metric, layer, same)
-        for share, of_rank in groupby(same, key=lambda option: option.rank):
+        for (share, core), of_rank in groupby(same, key=_shares):
             menu = list(of_rank)
-            if method == "obs":
-                taps = prod(layer.weight_shape[2:])
-                stored = _obs(weight, factors[share], moment, menu, row_weights, taps)
+            own = factors.get(share, ())
+            if core < 1:
+                own = tucker2(weight, metric, taps, *layer.core(core))
+            if method != "obs":
+                stored = _nearest(own, menu)
+            elif core < 1:
+                stored = _around_core(weight, own[0], moment, layer.core(core)[1], menu)
             else:
-                stored = _nearest(factors[share], menu)
+                stored = _obs(weight, own, moment, menu, row_weights, taps)
             for option, tensors in stored:
                 treated = finish(layer, module, statistics, option, tensors)
                 change = treated.matrix().double() - weight
@@ -72,7 +78,7 @@ def _factors(
 ) -> dict[float, tuple[Tensor, ...]]:
     """Share of the rank to the weight itself or its two factors, all from one decomposition."""
     factors: dict[float, tuple[Tensor, ...]] = {1.0: (weight,)}
-    shares = {option.rank for option in options if option.is_factored}
+    shares = {option.rank for option in options if option.rank < 1}
     if shares:
         first, second = whitened_svd(weight, metric, layer.full_rank)
         for share in shares:
@@ -101,17 +107,16 @@ def finish(
 def _grids(
     layer: Layer, module: nn.Module, statistics: Statistics, treated: Treated
 ) -> tuple[Grid | None, ...]:
-    """Grids of the input, of the values between two factors, and of the output.
+    """Grids of the input, of the values between factors, and of the output.
 
     Integer convolutions, and layers whose activation is fused, write integers; another Linear
     writes float, which costs the kernel nothing and loses nothing.
     """
-    middle: list[Grid | None] = []
+    middle: tuple[Grid, ...] = ()
     if len(treated.weights) > 1:
         built = build_module(module, treated)
         assert isinstance(built, nn.Sequential)
-        with torch.no_grad():
-            middle.append(fit_grid(built[0](statistics.sample).flatten()))
+        middle = middle_grids(list(built), statistics.sample)
     writes_integers = isinstance(module, nn.Conv2d) or bool(layer.activation)
     return (
         statistics.input_grid,
@@ -182,6 +187,25 @@ def _second(
     return round_one(kept, way, middle)
 
 
+def _around_core(
+    weight: Tensor, first: Tensor, moment: Tensor, makes: int, options: list[Option]
+) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
+    """Options of one core; those that differ in activations only share the work.
+
+    Raises:
+        ValueError: If one wants zeros.
+    """
+    for option in options:
+        if option.zeros:
+            raise ValueError(f"option {option.id}: factors around a Tucker core are not pruned")
+    made = {
+        way: store_around_core(weight, first, moment, makes, way)
+        for way in dict.fromkeys(option.rounding for option in options)
+    }
+    for option in options:
+        yield option, made[option.rounding]
+
+
 def _nearest(
     factors: tuple[Tensor, ...], options: list[Option]
 ) -> Iterator[tuple[Option, tuple[StoredTensor, ...]]]:
@@ -195,6 +219,10 @@ def _nearest(
                 for factor in pruned
             ),
         )
+
+
+def _shares(option: Option) -> tuple[float, float]:
+    return option.rank, option.tucker
 
 
 def _zeros(option: Option) -> tuple[float, str]:

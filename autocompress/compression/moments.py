@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.treated import Grid
+from autocompress.compression.treated import FakeQuantize, Grid
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs, batches
 
@@ -198,6 +198,25 @@ def fit_grid(values: Tensor) -> Grid:
         if error < least:
             best, least = grid, error
     return best
+
+
+def middle_grids(
+    steps: Sequence[nn.Module], x: Tensor, grid: Grid | None = None
+) -> tuple[Grid, ...]:
+    """Grids of the values between the factors of a layer.
+
+    Args:
+        steps: What the factors compute, in order, without any rounding.
+        x: Inputs of the layer.
+        grid: Of the input; the values then arrive rounded everywhere, else nowhere.
+    """
+    grids = []
+    with torch.no_grad():
+        for step in steps[:-1]:
+            x = step(x if grid is None else FakeQuantize(grid)(x))
+            grids.append(fit_grid(x.flatten()))
+            grid = None if grid is None else grids[-1]
+    return tuple(grids)
 
 
 def damped(second_moment: Tensor, share: float = DAMPING) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from autocompress.compression.rounded import swap_sums
 from autocompress.compression.trainable_tensor import TrainableTensor, as_half, through
 from autocompress.compression.treated import FakeQuantize, Grid, Treated
 from autocompress.model.swap import swap
+from autocompress.search_space.factors import kernel_index
 
 BIAS_CODES = 31  # of each sign, in free layers
 
@@ -53,10 +55,10 @@ class TrainableLayer(nn.Module):
             bias = self._bias(weight) if index == last else None
             if isinstance(dense, nn.Linear):
                 x = nn.functional.linear(x, weight, bias)
-            elif index:
-                x = nn.functional.conv2d(x, weight[:, :, None, None], bias)
-            else:
+            elif index == kernel_index(len(self.tensors)):
                 x = _convolve(dense, x, weight, bias)
+            else:
+                x = nn.functional.conv2d(x, weight[:, :, None, None], bias)
         return self.rounds[-1](x) if self.rounds else x
 
     @property
@@ -167,7 +169,7 @@ def _allowed(treated: Treated, wide: Treated) -> dict[int, Tensor]:
 
 def _convolve(dense: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     assert isinstance(dense, nn.Conv2d)
-    shape = (len(weight), dense.in_channels // dense.groups, *dense.kernel_size)
+    shape = (len(weight), weight.shape[1] // prod(dense.kernel_size), *dense.kernel_size)
     # With the weight and bias of another module: strides, padding and its mode are the layer's.
     output: Tensor = dense._conv_forward(x, weight.reshape(shape), bias)
     return output

@@ -1,18 +1,20 @@
 """What is stored for a layer under an option, and the torch module that computes it.
 
-A treated layer is one stored tensor, or two applied one after the other when it is factored.  With
-int8 activations it also holds the grids on which its input, middle and output values are rounded,
-so that the module is a float twin of what an integer kernel computes.
+A treated layer is one stored tensor, or two or three applied one after the other when it is
+factored.  With int8 activations it also holds the grids on which its input, middle and output
+values are rounded, so that the module is a float twin of what an integer kernel computes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.compression.stored import StoredTensor as StoredTensor
+from autocompress.search_space.factors import kernel_index
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Treated:
 
     Args:
         weights: One stored tensor `(out, in * kh * kw)`, or two: `(rank, in * kh * kw)`, applied
-            first, then `(out, rank)`.
+            first, then `(out, rank)`; or three: `(core_in, in)`, the core
+            `(core_out, core_in * kh * kw)`, and `(out, core_out)`.
         bias: `(out,)` float16 or float32, or None.
         grids: Empty for float activations.  For int8: grid of the input, then of each stored
             tensor's output; an output whose grid is None stays float.
@@ -77,6 +80,8 @@ class Treated:
     def shape(self) -> tuple[int, int]:
         """`(out, in * kh * kw)` of the whole layer."""
         rows, columns = self.weights[-1].codes.shape[0], self.weights[0].codes.shape[1]
+        if len(self.weights) == 3:
+            columns *= self.weights[1].codes.shape[1] // len(self.weights[0].codes)
         if self.narrow is not None and self.narrow.outputs is not None:
             rows = self.narrow.sizes[0]
         if self.narrow is not None and self.narrow.inputs is not None:
@@ -86,6 +91,11 @@ class Treated:
     def matrix(self) -> Tensor:
         """The `(out, in * kh * kw)` float32 matrix of the whole layer."""
         first, *rest = (weight.dense() for weight in self.widened().weights)
+        if len(rest) == 2:
+            # The taps of the core meet every channel that the first factor reads.
+            core = rest.pop(0)
+            taps = core.reshape(len(core), len(first), -1)
+            first = torch.einsum("bat,ai->bit", taps, first).flatten(1)
         for factor in rest:
             first = factor @ first
         return first
@@ -182,8 +192,11 @@ def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
     if isinstance(layer, nn.Linear):
         steps = [_linear(weight.dense()) for weight in treated.weights]
     elif isinstance(layer, nn.Conv2d):
-        steps = [_convolution(layer, treated.weights[0].dense())]
-        steps += [_pointwise(weight.dense()) for weight in treated.weights[1:]]
+        kernel = kernel_index(len(treated.weights))
+        steps = [
+            _convolution(layer, weight.dense()) if index == kernel else _pointwise(weight.dense())
+            for index, weight in enumerate(treated.weights)
+        ]
     else:
         raise TypeError(f"build_module: {type(layer).__name__} is neither Linear nor Conv2d")
     if treated.bias is not None:
@@ -210,8 +223,9 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 def _convolution(layer: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
+    read = weight.shape[1] // prod(layer.kernel_size)
     module = nn.Conv2d(
-        layer.in_channels,
+        read * layer.groups,
         weight.shape[0],
         layer.kernel_size,  # type: ignore[arg-type]
         stride=layer.stride,  # type: ignore[arg-type]
@@ -222,7 +236,7 @@ def _convolution(layer: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
         bias=False,
         device="meta",
     )
-    shape = (weight.shape[0], layer.in_channels // layer.groups, *layer.kernel_size)
+    shape = (weight.shape[0], read, *layer.kernel_size)
     module.weight = nn.Parameter(weight.reshape(shape), requires_grad=False)
     return module
 

@@ -13,6 +13,7 @@ import copy
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -292,7 +293,16 @@ def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:
         raise ArchiveError(f"layer {name!r} is {stored} in the archive, {(rows, columns)} here")
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
     if groups > 1 and len(treated.weights) > 1:
-        raise ArchiveError(f"layer {name!r} has {groups} groups here; two factors were stored")
+        raise ArchiveError(f"layer {name!r} has {groups} groups here; factors were stored")
+    if len(treated.weights) == 3:
+        if not isinstance(module, nn.Conv2d):
+            raise ArchiveError(f"layer {name!r} is no convolution; a core was stored")
+        first, core, _ = (weight.codes.shape for weight in treated.weights)
+        stored_taps, taps = core[1] // first[0], prod(module.kernel_size)
+        if stored_taps != taps:
+            raise ArchiveError(
+                f"layer {name!r} has {taps} taps here; a core of {stored_taps} was stored"
+            )
 
 
 def _check_rest(archive: Archive, model: nn.Module) -> None:

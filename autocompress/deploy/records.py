@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _BIAS = (None, torch.float16, torch.float32)
 _GRID = struct.Struct("<fB")
+_CORE = 3 << 1  # in the place of the bias: three tensors, a core in the middle; more flags follow
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def pack_layer(name: str, option_id: str, treated: Treated, coder: str = "entropy") -> bytes:
-    """A byte of flags, option, shape, stored tensors, bias, grids, channels.
+    """One or two bytes of flags, option, shape, stored tensors, bias, grids, channels.
 
     Args:
         name: Of the layer, for messages: it is stored in the base.
@@ -189,20 +190,19 @@ def pack_layer(name: str, option_id: str, treated: Treated, coder: str = "entrop
         ValueError: If the parts do not belong together or hold what an archive cannot store.
     """
     weights, bias, grids = treated.weights, treated.bias, treated.grids
-    if len(weights) not in (1, 2) or len(grids) not in (0, len(weights) + 1):
+    if len(weights) not in (1, 2, 3) or len(grids) not in (0, len(weights) + 1):
         raise ValueError(f"{name}: {len(weights)} weights with {len(grids)} grids")
-    rows, columns = weights[0].codes.shape
-    shape = [rows, columns] + [weight.codes.shape[0] for weight in weights[1:]]
-    if len(weights) == 2 and weights[1].codes.shape[1] != rows:
-        raise ValueError(f"{name}: factors {(rows, columns)}, {tuple(weights[1].codes.shape)}")
+    shape = _pack_shape(name, [weight.codes.shape for weight in weights])
     kind = None if bias is None else bias.dtype
     if kind not in _BIAS or (bias is not None and bias.shape != weights[-1].codes.shape[:1]):
         raise ValueError(f"{name}: bias must be float16 or float32, one for each output")
-    flags = len(weights) - 1 | _BIAS.index(kind) << 1 | bool(grids) << 3
-    flags |= bool(treated.narrow) << 7
-    for index, grid in enumerate(grids):
-        flags |= (grid is not None) << (4 + index)
-    parts = [bytes([flags]), bits.block(pack_words(option_id))]
+    present = sum((grid is not None) << index for index, grid in enumerate(grids))
+    flags = bool(grids) << 3 | bool(treated.narrow) << 7
+    if len(weights) == 3:
+        head = bytes([flags | _CORE, _BIAS.index(kind) | present << 2])
+    else:
+        head = bytes([flags | len(weights) - 1 | _BIAS.index(kind) << 1 | present << 4])
+    parts = [head, bits.block(pack_words(option_id))]
     parts += [bits.integer(size) for size in shape]
     # An integer kernel adds its bias in steps of the row's scale, which therefore stays.
     drops = [not grids or weight is not weights[-1] for weight in weights]
@@ -223,12 +223,9 @@ def read_layer(reader: Reader) -> Record:
     """
     start = reader.left
     flags = reader.byte()
-    count, kind = 1 + (flags & 1), flags >> 1 & 3
-    if kind >= len(_BIAS) or flags >> 4 & 7 >= 2 ** (count + 1 if flags & 8 else 0):
-        raise ArchiveError(f"damaged: layer flags {flags} are unknown")
+    count, kind, has_grid = _read_flags(reader, flags)
     option = read_words(reader.block())
-    rows, columns = reader.integer(), reader.integer()
-    shapes = [(rows, columns)] + [(reader.integer(), rows) for _ in range(count - 1)]
+    shapes = _read_shapes(reader, count)
     head = start - reader.left
     blocks = [reader.block() for _ in shapes]
     weights = [read_weight(block, shape) for block, shape in zip(blocks, shapes, strict=True)]
@@ -238,13 +235,54 @@ def read_layer(reader: Reader) -> Record:
     bias_bytes = before - reader.left
     grids: tuple[Grid | None, ...] = ()
     if flags & 8:
-        present = [bool(flags >> (4 + index) & 1) for index in range(count + 1)]
+        present = [bool(has_grid >> index & 1) for index in range(count + 1)]
         grids = tuple(_read_grid(reader) if here else None for here in present)
-    narrow = _read_narrow(reader, outputs, columns) if flags & 128 else None
+    # The first factor of a core has a column a channel, other tensors one for each of its taps.
+    narrow = _read_narrow(reader, outputs, shapes[0][1], count == 3) if flags & 128 else None
     treated = Treated(tuple(weights), bias, grids, narrow)
     scales = tuple(map(scale_bytes, blocks, weights))
     sizes = Sizes(start - reader.left, head, tuple(map(len, blocks)), scales, bias_bytes)
     return Record(option, treated, sizes)
+
+
+def _pack_shape(name: str, shapes: Sequence[Sequence[int]]) -> list[int]:
+    """Rows and columns of the first tensor, then rows of each other one, whose columns are the
+    rows before; columns of a core besides, of which each channel has as many as there are taps."""
+    (rows, columns), *others = shapes
+    packed = [rows, columns]
+    for index, (more, read) in enumerate(others):
+        is_core = len(shapes) == 3 and index == 0
+        if read != rows and not (is_core and rows and read % rows == 0):
+            raise ValueError(f"{name}: factors {', '.join(str(tuple(shape)) for shape in shapes)}")
+        packed += [more, read] if is_core else [more]
+        rows = more
+    return packed
+
+
+def _read_flags(reader: Reader, flags: int) -> tuple[int, int, int]:
+    """Number of tensors, kind of bias, and a bit for each grid that is there."""
+    more, count, kind, has_grid = 0, 1 + (flags & 1), flags >> 1 & 3, flags >> 4 & 7
+    if flags & _CORE == _CORE:
+        more = reader.byte()
+        count, kind, has_grid = 3, more & 3, more >> 2
+    wrong = count == 3 and flags & 0b1110001
+    if wrong or kind >= len(_BIAS) or has_grid >= 2 ** (count + 1 if flags & 8 else 0):
+        raise ArchiveError(f"damaged: layer flags {flags} {more} are unknown")
+    return count, kind, has_grid
+
+
+def _read_shapes(reader: Reader, count: int) -> list[tuple[int, int]]:
+    rows, columns = reader.integer(), reader.integer()
+    shapes = [(rows, columns)]
+    if count == 3:
+        makes, read = reader.integer(), reader.integer()
+        if not rows or not columns or not read or read % rows:
+            raise ArchiveError(f"damaged: a core of {read} columns for {rows} channels")
+        shapes.append((makes, read))
+        rows = makes
+    if count > 1:
+        shapes.append((reader.integer(), rows))
+    return shapes
 
 
 def _pack_narrow(narrow: Narrow | None) -> list[bytes]:
@@ -261,10 +299,10 @@ def _pack_narrow(narrow: Narrow | None) -> list[bytes]:
     return parts
 
 
-def _read_narrow(reader: Reader, outputs: int, columns: int) -> Narrow:
+def _read_narrow(reader: Reader, outputs: int, columns: int, has_core: bool) -> Narrow:
     sizes: list[int] = []
     found: list[Tensor | None] = []
-    for stored, exact in ((outputs, True), (columns, False)):
+    for stored, exact in ((outputs, True), (columns, has_core)):
         size = reader.integer()
         sizes.append(size)
         if not size:
@@ -274,7 +312,6 @@ def _read_narrow(reader: Reader, outputs: int, columns: int) -> Narrow:
         if mask[size:].any():
             raise ArchiveError(f"damaged: a channel stays beyond the last of {size}")
         kept = torch.from_numpy(np.flatnonzero(mask))
-        # A column of the matrix is a channel, or one of several taps of it.
         fits = len(kept) == stored if exact else len(kept) and stored % len(kept) == 0
         if not fits:
             raise ArchiveError(f"damaged: {len(kept)} channels stay where {stored} are stored")

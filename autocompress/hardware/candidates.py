@@ -11,7 +11,8 @@ from autocompress.hardware.cost_model import Candidate
 from autocompress.hardware.device import kernel_class
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
 from autocompress.hardware.runtimes.stand_in import GRID, RECTIFIED, output_grid, stand_in
-from autocompress.model.layer import Layer, matrix_shape
+from autocompress.hardware.work import layer_work
+from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 from autocompress.search_space.widths import SharedWidth, at_levels
 
@@ -99,13 +100,5 @@ def candidate_macs(layers: Sequence[Layer], candidate: Candidate) -> float:
     total = 0.0
     for layer in layers:
         option = candidate.get(layer.name, Option())
-        reads, makes = layer.widths(option.inputs, option.outputs)
-        narrow = layer.narrowed(reads, makes)
-        share = narrow.macs / layer.macs if layer.macs else 0.0
-        if option.is_factored:
-            rows, columns = matrix_shape(narrow.weight_shape)
-            # Outputs are cut once the rank is chosen.
-            rank = layer.narrowed(reads).rank(option.rank)
-            share *= rank * (rows + columns) / (rows * columns)
-        total += share * layer.macs
+        total += layer.calls * sum(work.macs for work in layer_work(layer, option))
     return total

@@ -150,6 +150,7 @@ def kernel_class(option: Option) -> Option:
     return Option(
         bits=7 if option.activations == "int8" else 32,
         rank=option.rank,
+        tucker=option.tucker,
         activations=option.activations,
         inputs=option.inputs,
         outputs=option.outputs,
@@ -176,6 +177,8 @@ def reject(
         return f"{device.name} has no {option.activations} kernels"
     if option.is_factored and layer.groups > 1:
         return f"a convolution in {layer.groups} groups is not factored"
+    if option.tucker < 1 and (reason := _no_core(option, layer)):
+        return reason
     if option.activations == "int8" and option.kernel_bits > device.int8_bits:
         return (
             f"int8 kernels of {device.runtime} overflow on this processor with weights of more"
@@ -183,7 +186,7 @@ def reject(
         )
     if option.pattern and (reason := _no_pattern(option, layer)):
         return reason
-    if option.is_factored and layer.rank(option.rank) >= layer.full_rank:
+    if option.rank < 1 and layer.rank(option.rank) >= layer.full_rank:
         return f"a rank of {option.rank:g} of {layer.full_rank} leaves nothing out"
     if storage != "onnx":
         return ""
@@ -200,10 +203,22 @@ def reject(
     return ""
 
 
+def _no_core(option: Option, layer: Layer) -> str:
+    """Why a layer cannot be put around a core; empty when it can."""
+    if layer.kind != "Conv2d" or max(layer.weight_shape[2:]) == 1:
+        return f"a Tucker core needs a Conv2d larger than 1x1, not a {layer.kind} of one tap"
+    if option.zeros:
+        return "factors around a Tucker core are not pruned"
+    if layer.core(option.tucker) == layer.weight_shape[1::-1]:
+        rows, columns = layer.weight_shape[:2]
+        return f"a core of {option.tucker:g} of {columns} and {rows} channels leaves nothing out"
+    return ""
+
+
 def _no_pattern(option: Option, layer: Layer) -> str:
     """Why a pattern cannot be laid along a layer's inputs; empty when it can."""
     counted = [layer.weight_shape[1]]
-    if option.is_factored:
+    if option.rank < 1:
         counted.append(layer.rank(option.rank))
     _, run = option.kept_of
     for inputs in counted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 from autocompress.hardware.rest import VIEWS, Shapes
 from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
@@ -59,9 +60,12 @@ def peak_bytes(graph: FloatGraph, shapes: Shapes, candidate: Candidate) -> int:
         now = sum(map(size, alive | made))
         option = candidate.get(node.name, Option()) if node.op_type == HOLE else Option()
         if option.is_factored:
-            middle = int(layer_work(layers[node.name], option)[0].written_bytes)
+            parts = layer_work(layers[node.name], option)
+            middle = [int(part.written_bytes) for part in parts[:-1]]
             # The first factor fills the middle; then its input may go before the output comes.
-            now = middle + max(sum(map(size, alive)), sum(map(size, (alive - done) | made)))
+            before, after = sum(map(size, alive)), sum(map(size, (alive - done) | made))
+            between = sum(map(size, alive - done)) + max(map(sum, pairwise(middle)), default=0)
+            now = max(before + middle[0], between, middle[-1] + after)
         peak = max(peak, now)
         alive = (alive | made) - done
     return peak

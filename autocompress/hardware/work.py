@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from autocompress.model.layer import Layer, matrix_shape
+from autocompress.search_space.factors import factor_shapes
 from autocompress.search_space.option import Option
 
 ELEMENT_BYTES = {"float32": 4, "int8": 1}
@@ -37,11 +38,11 @@ class Work:
 
 
 def layer_work(layer: Layer, option: Option) -> tuple[Work, ...]:
-    """One call of a layer under an option: one operator, or two where it is factored."""
+    """One call of a layer under an option: one operator, or two or three where it is factored."""
     kind = option.activations
     size = ELEMENT_BYTES[kind]
+    shapes = factor_shapes(layer, option)
     reads, makes = layer.widths(option.inputs, option.outputs)
-    rank = layer.narrowed(reads).rank(option.rank)
     layer = layer.narrowed(reads, makes) if option.is_narrow else layer
     rows, columns = matrix_shape(layer.weight_shape)
     inputs, outputs = math.prod(layer.input_shape), math.prod(layer.output_shape)
@@ -50,10 +51,21 @@ def layer_work(layer: Layer, option: Option) -> tuple[Work, ...]:
     if not option.is_factored:
         weights = size * rows * columns + bias
         return (Work(kind, layer.macs / layer.calls, size * inputs, size * outputs, weights),)
-    middle = size * places * rank
-    return (
-        Work(kind, places * rank * columns, size * inputs, middle, size * rank * columns),
-        Work(kind, places * rows * rank, middle, size * outputs, size * rows * rank + bias),
+    # What comes before the taps runs at every position of the input.
+    first = inputs / reads if len(shapes) == 3 else places
+    positions = [first, *[places] * (len(shapes) - 1)]
+    written = [size * at * made for at, (made, _) in zip(positions, shapes, strict=True)]
+    read = [size * inputs, *written[:-1]]
+    written[-1] = size * outputs
+    return tuple(
+        Work(
+            kind,
+            at * made * taken,
+            read[index],
+            written[index],
+            size * made * taken + (bias if index == len(shapes) - 1 else 0),
+        )
+        for index, (at, (made, taken)) in enumerate(zip(positions, shapes, strict=True))
     )
 
 

@@ -54,6 +54,16 @@ class Layer:
         """Whole number of ranks that `share` of the full rank means, at least one."""
         return max(1, round(share * self.full_rank))
 
+    def core(self, share: float) -> tuple[int, int]:
+        """Input and output channels of a core that keeps `share` of both, at least one of each.
+
+        Neither is more than the other can fill: `(outputs, inputs * kh * kw)` has no such rank.
+        """
+        rows, columns = self.weight_shape[:2]
+        taps = prod(self.weight_shape[2:])
+        reads, makes = max(1, round(share * columns)), max(1, round(share * rows))
+        return min(reads, makes * taps), min(makes, reads * taps)
+
     def narrowed(self, inputs: int | None = None, outputs: int | None = None) -> Layer:
         """The record of the layer with fewer channels.
 

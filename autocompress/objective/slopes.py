@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
@@ -17,6 +18,7 @@ from torch.nn.grad import conv2d_weight
 from autocompress.compression.treated import FakeQuantize
 from autocompress.objective.caught import Caught, affordable
 from autocompress.objective.quality import Proxy
+from autocompress.search_space.factors import kernel_index
 from autocompress.search_space.option import Option
 
 BATCH = 64  # most examples in one pass, whose activations are kept for the way back
@@ -78,12 +80,11 @@ def _weight_gradient(module: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:
     if isinstance(steps[0], FakeQuantize):
         x = steps.pop(0)(x)
     layers = [step for step in steps if isinstance(step, nn.Linear | nn.Conv2d)]
-    first = layers[0]
+    first = layers[kernel_index(len(layers))]
     if isinstance(first, nn.Linear):
         return gradient.flatten(0, -2).T @ x.flatten(0, -2)
-    weight = first.weight
-    size = (gradient.shape[1], *weight.shape[1:])
-    # The later step of a factored convolution is pointwise: strides are those of the first.
+    size = (gradient.shape[1], layers[0].weight.shape[1], *first.kernel_size)
+    # Other steps of a factored convolution are pointwise: strides are those of this one.
     found: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         x,
         size,
@@ -103,6 +104,11 @@ def _along(gradient: Tensor, module: nn.Module) -> float:
         for step in module.modules()
         if isinstance(step, nn.Linear | nn.Conv2d)
     ]
+    if len(weights) == 3:
+        # A core reads what the first factor makes of each tap's channels.
+        reduced, core, last = weights
+        taps = (last.T @ gradient).reshape(len(core), reduced.shape[1], -1)
+        return float((torch.einsum("bit,ai->bat", taps, reduced).flatten(1) * core).sum())
     for later in weights[:0:-1]:
         gradient = later.T @ gradient
     return float((gradient * weights[0]).sum())

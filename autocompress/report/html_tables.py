@@ -176,11 +176,12 @@ def _stored(row: Row) -> str:
     if row.get("reason"):
         return str(row["reason"])
     bits, zeros = number(row.get("bits")), number(row.get("sparsity"))
-    rank = number(row.get("rank"))
+    rank, core = number(row.get("rank")), number(row.get("tucker"))
     parts = [
         f"{bits:g} bit" if bits else "",
         f"{short_share_text(zeros)} zero" if zeros else "",
         f"{short_share_text(rank)} rank" if rank is not None and rank < 1 else "",
+        f"{short_share_text(core)} Tucker core" if core is not None and core < 1 else "",
         *(
             f"{short_share_text(share)} of the {side}"
             for side in ("inputs", "outputs")

@@ -51,7 +51,7 @@ def choices(layers: Sequence[Row]) -> list[Choice]:
     for row in layers:
         bits = number(row.get("bits")) or 32.0
         sparsity = number(row.get("sparsity")) or 0.0
-        rank = number(row.get("rank")) or 1.0
+        rank, core = number(row.get("rank")) or 1.0, number(row.get("tucker")) or 1.0
         is_int8 = row.get("activations") == "int8"
         before, after = number(row.get("bytes_before")), number(row.get("bytes_after"))
         lines = [
@@ -64,9 +64,11 @@ def choices(layers: Sequence[Row]) -> list[Choice]:
         texts = (
             f"{bits:g} bit{', int8' if is_int8 else ''}",
             f"{short_share_text(sparsity)} zero" if sparsity else "full",
-            f"{short_share_text(rank)} rank" if rank < 1 else "full",
+            f"{short_share_text(min(rank, core))} {'core' if core < 1 else 'rank'}"
+            if min(rank, core) < 1
+            else "full",
         )
-        strengths = (1 - bits / 32, sparsity, 1 - rank)
+        strengths = (1 - bits / 32, sparsity, 1 - min(rank, core))
         found.append(
             Choice(str(row.get("name", "")), strengths, texts, hover(lines), before, after)
         )

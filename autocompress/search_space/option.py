@@ -18,6 +18,7 @@ _ID = re.compile(
     r"(?:w(?P<bits>\d+)|k(?P<codebook>[1-9]\d*))(?:-g(?P<scales>t|\d+))?(?P<affine>-z)?"
     r"(?:-l(?P<rate>\d+(?:\.\d+)?(?:e-\d+)?))?"
     rf"(?:-s(?P<sparsity>{_SHARE}))?(?:-n(?P<kept>\d+)m(?P<run>\d+))?(?:-r(?P<rank>{_SHARE}))?"
+    rf"(?:-t(?P<tucker>{_SHARE}))?"
     rf"(?:-i(?P<inputs>{_SHARE}))?(?:-o(?P<outputs>{_SHARE}))?(?P<int8>-a8)?(?P<nearest>-nearest)?"
 )
 
@@ -47,6 +48,9 @@ class Option:
         pattern: `2:4` keeps two weights of each four successive inputs; empty for none.
         rate: What a bit is worth while weights are rounded: the share of the layer's output
             energy that one bit a weight may cost.  0 rounds for the least error.
+        tucker: Share of the input and of the output channels that the core of a convolution
+            keeps, between two 1x1 convolutions (Tucker-2), in (0, 1]; 1 is not factored.  Its
+            zeros are those that training leaves: none are offered.
 
     Raises:
         ConfigError: If a value is not allowed.
@@ -64,10 +68,11 @@ class Option:
     affine: bool = False
     pattern: str = ""
     rate: float = 0.0
+    tucker: float = 1.0
 
     def __post_init__(self) -> None:
         # The id holds six decimals: what is read back from it must be equal.
-        for name in ("sparsity", "rank", "inputs", "outputs"):
+        for name in ("sparsity", "rank", "inputs", "outputs", "tucker"):
             object.__setattr__(self, name, round(getattr(self, name), 6))
         object.__setattr__(self, "rate", float(f"{self.rate:.6g}"))
         if self.codebook:
@@ -76,7 +81,7 @@ class Option:
             raise ConfigError(f"Option(bits={self.bits}): allowed are {', '.join(map(str, BITS))}")
         if not 0 <= self.sparsity < 1:
             raise ConfigError(f"Option(sparsity={self.sparsity}): must lie in [0, 1)")
-        for name in ("rank", "inputs", "outputs"):
+        for name in ("rank", "inputs", "outputs", "tucker"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"Option({name}={getattr(self, name)}): must lie in (0, 1]")
         if self.activations not in ACTIVATIONS:
@@ -92,6 +97,8 @@ class Option:
         self._check_codes()
         if self.pattern:
             self._check_pattern()
+        if self.tucker < 1:
+            self._check_tucker()
 
     def _check_codebook(self) -> None:
         if not LEVELS[0] <= self.codebook <= LEVELS[1]:
@@ -162,6 +169,17 @@ class Option:
                 " all inputs"
             )
 
+    def _check_tucker(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(
+                f"Option(rank={self.rank}, tucker={self.tucker}): a weight is factored one way"
+            )
+        if self.pattern:
+            raise ConfigError(
+                f"Option(tucker={self.tucker}, pattern={self.pattern!r}): factors around a core"
+                " take no pattern"
+            )
+
     @property
     def group(self) -> int:
         """Columns that share a scale, where not the whole row does; else 0."""
@@ -206,8 +224,8 @@ class Option:
 
     @property
     def is_identity(self) -> bool:
-        whole = self.sparsity == 0 and self.rank == 1 and not self.pattern and not self.is_narrow
-        return self.bits == 32 and whole
+        has_all = self.sparsity == 0 and not self.pattern
+        return self.bits == 32 and has_all and not self.is_factored and not self.is_narrow
 
     @property
     def is_narrow(self) -> bool:
@@ -221,7 +239,8 @@ class Option:
 
     @property
     def is_factored(self) -> bool:
-        return self.rank < 1
+        """Whether two matrices of low rank, or three around a core, stand for the weight."""
+        return self.rank < 1 or self.tucker < 1
 
     @property
     def id(self) -> str:
@@ -240,8 +259,10 @@ class Option:
             parts.append(f"s{100 * self.sparsity:g}")
         if self.pattern:
             parts.append("n{}m{}".format(*self.kept_of))
-        if self.is_factored:
+        if self.rank < 1:
             parts.append(f"r{100 * self.rank:g}")
+        if self.tucker < 1:
+            parts.append(f"t{100 * self.tucker:g}")
         if self.inputs < 1:
             parts.append(f"i{100 * self.inputs:g}")
         if self.outputs < 1:
@@ -270,6 +291,7 @@ class Option:
             bits=int(part["bits"] or 32),
             sparsity=round(float(part["sparsity"] or 0) / 100, 6),
             rank=round(float(part["rank"] or 100) / 100, 6),
+            tucker=round(float(part["tucker"] or 100) / 100, 6),
             inputs=round(float(part["inputs"] or 100) / 100, 6),
             outputs=round(float(part["outputs"] or 100) / 100, 6),
             activations="int8" if part["int8"] else "float32",

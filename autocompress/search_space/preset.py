@@ -56,6 +56,8 @@ class SpacePreset(Schema):
         bits: Bits of a stored weight.
         sparsity: Shares of zero weights.
         rank: Shares of the full rank; 1 is not factored.
+        tucker: Shares of the input and output channels that the core of a convolution keeps; 1
+            is not factored.
         activations: `float32`, `int8`.
         methods: `obs`, or the baseline `nearest`.
         channels: Shares of the channels that layers keep which can be made narrower together.
@@ -76,6 +78,7 @@ class SpacePreset(Schema):
     bits: list[int] = Field(default=[32], min_length=1)
     sparsity: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.0], min_length=1)
     rank: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1)
+    tucker: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1)
     channels: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1)
     activations: list[str] = Field(default=["float32"], min_length=1)
     methods: list[str] = Field(default=["obs"], min_length=1)
@@ -92,15 +95,22 @@ class SpacePreset(Schema):
     def options(self) -> tuple[Option, ...]:
         """Every option of the catalogue, the identity first."""
         made = {Option(): None}
-        for method, activations, rank in product(self.methods, self.activations, self.rank):
-            for sparsity, pattern in self._zeros(rank, method):
-                base = Option(sparsity=sparsity, rank=rank, method=method, pattern=pattern)
-                has_zeros = bool(sparsity or pattern)
-                for codes in self._codes(method, activations, has_zeros):
+        for method, activations in product(self.methods, self.activations):
+            for base in self._bases(method):
+                for codes in self._codes(method, activations, base.zeros > 0):
                     option = replace(base, **codes, activations=activations)
                     if not option.is_identity:  # by either method it is the same
                         made[option] = None
         return tuple(made)
+
+    def _bases(self, method: str) -> Iterator[Option]:
+        """How a weight is factored, and which weights are zero."""
+        for rank, tucker in product(self.rank, self.tucker):
+            if tucker == 1:
+                for sparsity, pattern in self._zeros(rank, method):
+                    yield Option(sparsity=sparsity, rank=rank, method=method, pattern=pattern)
+            elif rank == 1:
+                yield Option(method=method, tucker=tucker)
 
     def _zeros(self, rank: float, method: str) -> Iterator[tuple[float, str]]:
         """Shares of zeros, then patterns."""
@@ -151,6 +161,8 @@ class SpacePreset(Schema):
 
     def _more_axes(self) -> Iterator[str]:
         """Axes that are named only where they offer something."""
+        if min(self.tucker) < 1:
+            yield f"Tucker core {', '.join(f'{100 * share:g} %' for share in self.tucker)}"
         if any(self.codebook):
             yield f"codebook values {', '.join(str(levels or 'none') for levels in self.codebook)}"
         if self.scales != ["channel"]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from autocompress.errors import ConfigError
-from autocompress.model.layer import Layer, matrix_shape
+from autocompress.model.layer import Layer
 from autocompress.search_space.candidate import Candidate
+from autocompress.search_space.factors import factor_shapes
 from autocompress.search_space.option import Option
 from autocompress.search_space.preset import SpacePreset
 from autocompress.search_space.widths import SharedWidth, narrow_pairs
@@ -139,9 +141,9 @@ def _listed(names: list[str]) -> str:
 
 
 def _no_smaller(option: Option, layer: Layer) -> str:
-    """A rank that does not cut the number of weights is no compression."""
+    """A rank or a core that does not cut the number of weights is no compression."""
     if option.is_factored:
-        outputs, inputs = matrix_shape(layer.weight_shape)
-        if layer.rank(option.rank) * (outputs + inputs) >= outputs * inputs:
+        held = sum(rows * columns for rows, columns in factor_shapes(layer, option))
+        if held >= prod(layer.weight_shape):
             return "the factors would hold more weights than the layer"
     return ""

@@ -1,7 +1,7 @@
 """Options that gain nothing on the device are not offered, with the reason.
 
-An int8 kernel or a lower rank that is not faster than what it stands for costs quality and buys
-nothing: bits and zeros make the file smaller without it.
+An int8 kernel, a lower rank or a Tucker core that is not faster than what it stands for costs
+quality and buys nothing: bits and zeros make the file smaller without it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from autocompress.search_space.option import Option
 from autocompress.search_space.space import Space
 
 INT8, RANKS, RANKS8 = "int8 kernels", "lower ranks", "lower ranks on int8"
+CORES, CORES8 = "Tucker cores", "Tucker cores on int8"
 
 
 def without_losers(space: Space, latency: LatencyPrices) -> Space:
-    """The space without int8 options and ranks that cannot make the model faster.
+    """The space without int8 options, ranks and cores that cannot make the model faster.
 
     An int8 layer is given the benefit of all the changes of precision around it that it may spare
     its neighbours.  Each option is compared with another of the same width.
@@ -71,8 +72,8 @@ def _spared_ms(unit: str, latency: LatencyPrices) -> float:
 def _stands_for(option: Option) -> tuple[str, Option]:
     """The sort of an option and what it should be faster than; no sort for the others."""
     if option.is_factored:
-        name = RANKS8 if option.activations == "int8" else RANKS
-        return name, replace(option, rank=1.0)
+        names = (RANKS, RANKS8) if option.rank < 1 else (CORES, CORES8)
+        return names[option.activations == "int8"], replace(option, rank=1.0, tucker=1.0)
     if option.activations == "int8":
         return INT8, _plain(option)
     return "", option

@@ -338,6 +338,7 @@ def _as_stored(option: Option, treated: Treated) -> Option:
         bits=most,
         sparsity=share,
         rank=option.rank,
+        tucker=option.tucker,
         activations=option.activations,
         inputs=option.inputs,
         outputs=option.outputs,

@@ -131,6 +131,13 @@ TREATED = {
     "factored floats": Treated((stored(16, 2, 30), stored(32, 12, 2)), None),
     "int8": Treated((stored(8, 12, 30),), torch.randn(12), (GRID, Grid.covering(-1, 1))),
     "int8 to float": Treated((stored(8, 12, 30),), None, (GRID, None)),
+    "core": Treated((stored(8, 4, 6), stored(4, 5, 36), stored(6, 12, 5)), torch.randn(12)),
+    "core of floats": Treated((stored(16, 1, 6), stored(32, 1, 9), stored(16, 12, 1)), None),
+    "int8 core": Treated(
+        (stored(8, 4, 6), stored(7, 5, 4), stored(8, 12, 5)),
+        torch.randn(12).half(),
+        (GRID, Grid(2.0**-9, 255), GRID, None),
+    ),
     "int8 factored": Treated(
         (stored(8, 2, 30), stored(8, 12, 2)), torch.randn(12), (None, GRID, Grid(2.0**-9, 255))
     ),
@@ -388,6 +395,14 @@ HOSTILE = {
     "layer option": layer(0, 1, 1, option=b"\xff"),
     "layer huge": layer(0, 2**40, 2**40, rest=block(b"\x04\0\0\0\0")),
     "layer huge coded": layer(0, 1, 2**50, rest=block(b"\x0c" * 9)),
+    "core without flags": layer(6, 1, 1),
+    "core with a bias of two kinds": layer(15, 0, 1, 1),
+    "core with grids": layer(6, 4),
+    "core of flags": layer(6, 64),
+    "core of no columns": layer(6, 0, 2, 4, 3, 0, 2, rest=3 * block(b"\x0c" * 9)),
+    "core of odd columns": layer(6, 0, 2, 4, 3, 9, 2, rest=3 * block(b"\x0c" * 9)),
+    "core of no rows": layer(6, 0, 0, 4, 3, 9, 2, rest=3 * block(b"\x0c" * 9)),
+    "core huge": layer(6, 0, 2, 4, 2**40, 18, 2, rest=3 * block(b"\x0c" * 9)),
     "layer huge rank": layer(1, 2**60, 1, 1, rest=block(b"\x0c" * 9)),
     "layer huge zstd": layer(0, 1, 2**20, rest=block(b"\x0c\0\0\x30" + BOMB)),
     "layer huge rows": layer(0, 2**40, 1, rest=block(b"\x80" * 9)),

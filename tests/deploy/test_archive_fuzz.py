@@ -212,6 +212,9 @@ def shapes(rows: int, columns: int) -> Iterator[bytes]:
             for flags, sizes in ((0, (rows, columns)), (1, (rows, columns, 3)), (2, (3, 1))):
                 body = record(flags, *sizes, rest=2 * block(head + 24 * fill))
                 yield with_index(b'[{},{},["a"]]', body)
+            for sizes in ((2, 2, rows, columns, 2), (rows, columns, 2, rows, columns)):
+                body = bytes([6, 0]) + record(0, *sizes, rest=3 * block(head + 24 * fill))[1:]
+                yield with_index(b'[{},{},["a"]]', body)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, *HUGE])

@@ -68,14 +68,21 @@ def channels(count: int, size: int) -> Tensor:
 
 
 def narrow(
-    outputs: int | None, inputs: int | None, bits: int = 4, rank: int = 0, grids: bool = False
+    outputs: int | None,
+    inputs: int | None,
+    bits: int = 4,
+    rank: int = 0,
+    grids: bool = False,
+    core: int = 0,
 ) -> Treated:
     rows, columns = outputs or ROWS, (inputs or COLUMNS) * TAPS
     matrices = [(rank, columns), (rows, rank)] if rank else [(rows, columns)]
+    if core:
+        matrices = [(core, columns // TAPS), (core + 1, core * TAPS), (rows, core + 1)]
     return Treated(
         tuple(stored(bits, *shape) for shape in matrices),
         torch.linspace(-1, 1, rows).half(),
-        (GRID, *[Grid(2.0**-9, 255)] * bool(rank), None) if grids else (),
+        (GRID, *[Grid(2.0**-9, 255)] * (len(matrices) - 1), None) if grids else (),
         Narrow(
             (ROWS, COLUMNS),
             None if outputs is None else channels(outputs, ROWS),
@@ -94,6 +101,9 @@ TREATED = {
     "half": narrow(7, 4, bits=16),
     "factored": narrow(5, 3, bits=8, rank=2),
     "int8": narrow(8, 8, bits=7, grids=True),
+    "core": narrow(5, 3, bits=16, core=2),
+    "core of all inputs": narrow(5, None, bits=32, core=2),
+    "int8 core": narrow(8, 8, bits=8, core=4, grids=True),
     "int8 factored": narrow(8, 8, bits=8, rank=4, grids=True),
 }
 
@@ -173,6 +183,30 @@ def test_a_narrow_model_is_the_same_after_loading(tmp_path: Path) -> None:
     x = torch.randn(9, 2, 4, 4)
     loaded = load_archive(path, net(seed=1))  # all must come from the file
     assert torch.equal(loaded(x), stitched(net(), treated)(x))
+
+
+def test_a_core_is_the_same_after_loading(tmp_path: Path) -> None:
+    treated, options = whole()
+    path = tmp_path / "m.acz"
+    kept = Narrow((12, 10), channels(6, ROWS), channels(4, COLUMNS))
+    core = (stored(7, 3, 4), stored(4, 5, 27), stored(6, 6, 5))
+    treated["b"], options["b"] = Treated(core, None, (), kept), "w7-t50-i40-o50"
+    write_archive(path, treated, options, {}, {})
+    x = torch.randn(9, 2, 4, 4)
+    loaded = load_archive(path, net(seed=1))
+    assert torch.equal(loaded(x), stitched(net(), treated)(x))
+    # As many weights in all, but taps that the convolution does not have.
+    other = (stored(7, 3, 12), stored(4, 5, 9), stored(6, 12, 5))
+    treated["b"] = Treated(other, None, (), Narrow((12, 30), None, channels(12, 30)))
+    write_archive(path, treated, options, {}, {})
+    with pytest.raises(ArchiveError, match="layer 'b' has 9 taps here; a core of 3 was stored"):
+        load_archive(path, net())
+    flat = (stored(8, 2, 192), stored(8, 3, 2), stored(8, 5, 3))
+    treated, options = whole()
+    treated["head"] = Treated(flat, torch.randn(5))
+    write_archive(path, treated, options, {}, {})
+    with pytest.raises(ArchiveError, match="layer 'head' is no convolution; a core was stored"):
+        load_archive(path, net())
 
 
 @pytest.mark.parametrize(

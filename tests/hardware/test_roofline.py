@@ -58,6 +58,22 @@ def test_a_factored_layer_is_two_operators() -> None:
     assert narrow.weight_bytes == 4 * 36
 
 
+def test_a_layer_around_a_core_is_three_operators() -> None:
+    strided = replace(CONV, macs=7_200, output_shape=(1, 8, 5, 5))
+    first, core, last = layer_work(strided, Option(tucker=0.5))  # 2 of 4 channels, 4 of 8
+    # What comes before the taps runs at every place of the input.
+    assert [part.macs for part in (first, core, last)] == [100 * 8, 25 * 72, 25 * 32]
+    assert first.read_bytes == 4 * 400
+    assert first.written_bytes == core.read_bytes == 4 * 200
+    assert core.written_bytes == last.read_bytes == 4 * 100
+    assert last.written_bytes == 4 * 200
+    assert [part.weight_bytes for part in (first, core, last)] == [4 * 8, 4 * 72, 4 * 32]
+    ends = layer_work(replace(strided, parameters=296), Option(8, tucker=0.5, activations="int8"))
+    assert [part.weight_bytes for part in ends] == [8, 72, 32 + 4 * 8]
+    half = Option(tucker=0.5, inputs=0.5, outputs=0.5)
+    assert [part.macs for part in layer_work(strided, half)] == [100 * 2, 25 * 36, 25 * 16]
+
+
 def test_a_change_of_precision_moves_bytes_alone() -> None:
     up, down = (boundary_work(f"{name}Linear", (2, 50)) for name in ("Quantize", "Dequantize"))
     assert (up.macs, up.read_bytes, up.written_bytes) == (0, 400, 100)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.treated import FakeQuantize, Grid
+from autocompress.compression.treated import FakeQuantize, Grid, StoredTensor, Treated
 from autocompress.objective.quality import Proxy
 from autocompress.objective.slopes import slopes
 from autocompress.search_space.option import Option
@@ -38,6 +38,15 @@ def factored() -> nn.Sequential:
     ).eval()
 
 
+def around_core() -> nn.Sequential:
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False),
+        nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(3, 4, 1),
+    ).eval()
+
+
 @pytest.mark.parametrize("kind", ["kl", "mse"])
 def test_they_are_finite_differences(kind: str) -> None:
     model = small()
@@ -45,7 +54,7 @@ def test_they_are_finite_differences(kind: str) -> None:
     menus = {"0": OPTIONS, "3": OPTIONS}
     others = {
         ("0", OPTIONS[1]): factored(),
-        ("0", OPTIONS[2]): nn.Conv2d(1, 4, 3, stride=2, padding=1),
+        ("0", OPTIONS[2]): around_core(),
         ("3", OPTIONS[1]): nn.Linear(64, 5),
         ("3", OPTIONS[2]): nn.Linear(64, 5),
     }
@@ -62,6 +71,8 @@ def test_they_are_finite_differences(kind: str) -> None:
 
     def matrix(module: nn.Module) -> torch.Tensor:
         steps = [m.weight.flatten(1) for m in module.modules() if hasattr(m, "weight")]
+        if len(steps) == 3:
+            return Treated(tuple(StoredTensor(32, step, None) for step in steps), None).matrix()
         return steps[0] if len(steps) == 1 else steps[1] @ steps[0]
 
     for place, (name, option) in (
@@ -81,6 +92,27 @@ def test_they_are_finite_differences(kind: str) -> None:
         with torch.no_grad():
             weight.copy_(start)  # type: ignore[operator]
         assert found[place] == pytest.approx((values[0] - values[1]) / (2 * step), rel=0.02)
+
+
+@pytest.mark.parametrize("make", [factored, around_core])
+def test_a_factored_layer_has_the_slopes_of_its_matrix(make) -> None:
+    model, steps = small(), make()
+    proxy = Proxy(model, (torch.randn(50, 1, 8, 8),), "kl")
+    matrices = [StoredTensor(32, step.weight.flatten(1).detach(), None) for step in steps]
+    whole = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+    with torch.no_grad():
+        whole.weight.copy_(Treated(tuple(matrices), None).matrix().reshape(4, 1, 3, 3))
+        whole.bias.copy_(steps[-1].bias)
+    menus = {"0": OPTIONS[:2]}
+    found = []
+    for here in (steps, whole):
+        candidate = small()
+        candidate[0] = here
+        build = {OPTIONS[0]: here, OPTIONS[1]: model[0]}
+        ways = slopes(candidate, menus, lambda n, o, b=build: b[o], {"0": OPTIONS[0]}, proxy)
+        found.append(ways)
+    assert found[0][1] != 0
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-7)
 
 
 def test_rounding_is_passed_straight_through() -> None:

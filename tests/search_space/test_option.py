@@ -35,13 +35,24 @@ def further_options() -> list[Option]:
 
 
 def every_option() -> list[Option]:
-    return further_options() + [
-        Option(bits, sparsity, rank, activations, method)
-        for bits, sparsity, rank, activations, method in itertools.product(
-            BITS, SHARES, RANKS, ACTIVATIONS, METHODS
+    cores = [
+        Option(bits, tucker=share, inputs=inputs, activations=activations, method=method)
+        for bits, share, inputs, activations, method in itertools.product(
+            BITS, RANKS[1:], (1.0, 0.5), ACTIVATIONS, METHODS
         )
         if bits <= 8 or activations == "float32"
     ]
+    return (
+        further_options()
+        + cores
+        + [
+            Option(bits, sparsity, rank, activations, method)
+            for bits, sparsity, rank, activations, method in itertools.product(
+                BITS, SHARES, RANKS, ACTIVATIONS, METHODS
+            )
+            if bits <= 8 or activations == "float32"
+        ]
+    )
 
 
 def test_every_id_is_read_back_to_the_same_option() -> None:
@@ -71,6 +82,9 @@ def test_ids_are_short_and_known() -> None:
         Option(4, scales="tensor", activations="int8"): "w4-gt-a8",
         Option(4, scales="64", affine=True, pattern="2:4", rank=0.5): "w4-g64-z-n2m4-r50",
         Option(3, rate=1e-5): "w3-l1e-05",
+        Option(8, tucker=0.5, activations="int8"): "w8-t50-a8",
+        Option(4, scales="tensor", tucker=0.375, inputs=0.5, outputs=0.25): "w4-gt-t37.5-i50-o25",
+        Option(codebook=16, tucker=0.25): "k16-t25",
     }
     for option, text in known.items():
         assert option.id == text
@@ -118,6 +132,10 @@ def test_shares_are_kept_to_six_decimals() -> None:
         ({"bits": 4, "pattern": "2:4", "sparsity": 0.5}, "the pattern alone"),
         ({"bits": 4, "pattern": "2:4", "inputs": 0.5}, "a pattern counts along all inputs"),
         ({"bits": 4, "rate": 0.1, "method": "nearest"}, "the baseline has no codebook"),
+        ({"tucker": 0.0}, r"Option\(tucker=0.0\): must lie in \(0, 1\]"),
+        ({"tucker": 1.5}, r"Option\(tucker=1.5\): must lie in \(0, 1\]"),
+        ({"tucker": 0.5, "rank": 0.5}, "a weight is factored one way"),
+        ({"tucker": 0.5, "pattern": "2:4"}, "factors around a core take no pattern"),
     ],
 )
 def test_values_that_are_not_allowed_are_named(values: dict[str, Any], message: str) -> None:
@@ -133,7 +151,9 @@ def test_text_that_is_no_id_is_refused(text: str) -> None:
         Option.parse(text)
 
 
-@pytest.mark.parametrize("text", ["w5", "w4-s100", "w4-r0", "w4-r101", "w16-a8", "w32-a8"])
+@pytest.mark.parametrize(
+    "text", ["w5", "w4-s100", "w4-r0", "w4-r101", "w4-t0", "w4-r50-t50", "w16-a8", "w32-a8"]
+)
 def test_an_id_of_values_that_are_not_allowed_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="Option"):
         Option.parse(text)
@@ -142,9 +162,10 @@ def test_an_id_of_values_that_are_not_allowed_is_refused(text: str) -> None:
 def test_only_dense_float_weights_are_the_identity() -> None:
     assert Option().is_identity
     assert Option(method="nearest").is_identity
-    for change in ({"bits": 16}, {"sparsity": 0.5}, {"rank": 0.5}):
+    for change in ({"bits": 16}, {"sparsity": 0.5}, {"rank": 0.5}, {"tucker": 0.5}):
         assert not replace(Option(), **change).is_identity  # type: ignore[arg-type]
     assert Option(rank=0.5).is_factored
+    assert Option(tucker=0.5).is_factored
     assert not Option(sparsity=0.5).is_factored
 
 

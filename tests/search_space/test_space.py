@@ -9,6 +9,7 @@ import pytest
 from autocompress.errors import ConfigError
 from autocompress.model.layer import Layer
 from autocompress.search_space.candidate import Candidate
+from autocompress.search_space.factors import factor_shapes, kernel_index
 from autocompress.search_space.option import Option
 from autocompress.search_space.preset import FOLDER, SpacePreset, load_space_preset
 from autocompress.search_space.space import Space, build_space
@@ -260,3 +261,45 @@ def test_a_candidate_of_another_space_is_refused() -> None:
             space().indices(Candidate.from_dict(choices))
     with pytest.raises(ValueError, match="shorter"):
         space().candidate((0, 0))
+
+
+def test_cores_go_with_neither_rank_nor_zeros(tmp_path: Path) -> None:
+    text = "sparsity = [0, 0.5]\nrank = [1.0, 0.5]\ntucker = [1.0, 0.5, 0.25]\n"
+    preset, _ = load_space_preset(str(write(tmp_path, "schema = 1\nbits = [4]\n" + text)))
+    ids = [option.id for option in preset.options()]
+    assert ids == ["dense", "w4", "w4-s50", "w4-t50", "w4-t25", "w4-r50", "w4-s50-r50"]
+    assert "Tucker core 100 %, 50 %, 25 %" in preset.axes()
+    only = preset.model_copy(update={"tucker": [0.5], "sparsity": [0.0]})
+    assert [option.id for option in only.options()] == ["dense", "w4-t50"]
+
+
+@pytest.mark.parametrize("value", ["[]", "[0]", "[1.5]", "0.5", '["half"]'])
+def test_shares_of_a_core_that_cannot_be_are_refused(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, f"schema = 1\nbits = [4]\ntucker = {value}\n")
+    with pytest.raises(ConfigError, match=r"space\.toml.*tucker"):
+        load_space_preset(str(path))
+
+
+def test_a_core_that_saves_nothing_is_removed_with_the_reason(tmp_path: Path) -> None:
+    text = "schema = 1\nbits = [32]\ntucker = [1.0, 0.9, 0.5]\n"
+    preset, _ = load_space_preset(str(write(tmp_path, text)))
+    convolution = Layer("conv", "Conv2d", (20, 20, 3, 3), 0, 0, 1, (), ())
+    (menu,) = build_space([convolution], preset, accept).units.values()
+    # 18 * 20 + 18 * 18 * 9 + 20 * 18 of 3 600 weights; 10 channels hold 1 300.
+    assert [option.id for option in menu] == ["dense", "w32-t50"]
+    space = build_space([convolution], preset, accept)
+    assert space.removed == ("the factors would hold more weights than the layer: conv w32-t90",)
+
+
+def test_matrices_of_factored_layers() -> None:
+    convolution = Layer("c", "Conv2d", (16, 8, 3, 3), 1152, 1152, 1, (1, 8, 4, 4), (1, 16, 2, 2))
+    assert factor_shapes(convolution, Option()) == ((16, 72),)
+    assert factor_shapes(convolution, Option(rank=0.5)) == ((8, 72), (16, 8))
+    assert factor_shapes(convolution, Option(tucker=0.5)) == ((4, 8), (8, 36), (16, 8))
+    # Half of the inputs, of which the core keeps half; outputs are cut at the end.
+    narrow = Option(tucker=0.5, inputs=0.5, outputs=0.25)
+    assert factor_shapes(convolution, narrow) == ((2, 4), (8, 18), (4, 8))
+    # One channel in gives nine rows at the most.
+    few = Layer("f", "Conv2d", (64, 1, 3, 3), 576, 576, 1, (1, 1, 4, 4), (1, 64, 4, 4))
+    assert factor_shapes(few, Option(tucker=0.5)) == ((1, 1), (9, 9), (64, 9))
+    assert [kernel_index(count) for count in (1, 2, 3)] == [0, 0, 1]

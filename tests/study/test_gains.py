@@ -60,6 +60,21 @@ def test_a_rank_is_compared_with_the_same_kernels() -> None:
     assert HALF8 not in menu(found)  # slower than int8 in full rank, though faster than float
 
 
+def test_cores_take_part_by_their_own_name() -> None:
+    core, core8 = Option(tucker=0.5), Option(bits=7, tucker=0.5, activations="int8")
+    units = {"dense": 1.0, "w7-a8": 0.6, "w32-t50": 1.1, "w7-t50-a8": 0.7}
+    menus = Space({"a": (Option(), INT8, core, core8)})
+    found = without_losers(menus, LatencyPrices(0.1, {"a": units}, ()))
+    assert menu(found) == (Option(), INT8)
+    assert list(found.removed) == [
+        "a: Tucker cores, which make nothing faster here (1.1000 ms at best, 1.0000 ms without)",
+        "a: Tucker cores on int8, which make nothing faster here"
+        " (0.7000 ms at best, 0.6000 ms without)",
+    ]
+    faster = {**units, "w32-t50": 0.9, "w7-t50-a8": 0.5}
+    assert without_losers(menus, LatencyPrices(0.1, {"a": faster}, ())) == menus
+
+
 def test_what_pays_at_one_number_of_outputs_stays_at_all() -> None:
     halved = [replace(option, outputs=0.5) for option in (Option(), HALF)]
     units = {"dense": 1.0, "w32-r50": 1.1, "w32-o50": 0.6, "w32-r50-o50": 0.5}

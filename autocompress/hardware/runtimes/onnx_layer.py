@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from autocompress.compression.treated import Grid, StoredTensor, Treated, bias_codes
 from autocompress.errors import DeviceError
 from autocompress.model.layer import Layer
+from autocompress.search_space.factors import kernel_index
 
 STORAGES = ("archive", "onnx")
 
@@ -143,14 +144,20 @@ class _Writer:
         stored, is_last = treated.weights[index], index == len(treated.weights) - 1
         bias = treated.bias if is_last else None
         grid = treated.grids[index] if treated.is_int8 else None
-        weight = self.int8_weight(index, stored) if grid else self.float_weight(index, stored)
+        shape = self.shape(index, treated)
+        weight = (
+            self.int8_weight(index, stored, shape)
+            if grid
+            else self.float_weight(index, stored, shape)
+        )
         inputs = [value, weight]
         if bias is not None and grid is not None:
             inputs.append(self.int32_bias(bias, stored, grid))
         elif bias is not None:
             inputs.append(self.tensor("bias", bias.float().numpy()))
         if isinstance(self.module, nn.Conv2d):
-            attributes = {} if index else convolution_attributes(self.module, self.pads)
+            has_taps = index == kernel_index(len(treated.weights))
+            attributes = convolution_attributes(self.module, self.pads) if has_taps else {}
             if "group" in attributes and is_last and len(stored.codes) < self.module.out_channels:
                 attributes["group"] = len(stored.codes)  # only depthwise ones are made narrower
             self.node("Conv", inputs, target, name=self.step_name(index), **attributes)
@@ -158,8 +165,8 @@ class _Writer:
             self.node("Gemm", inputs, target, name=self.step_name(index), transB=1)
         return target
 
-    def float_weight(self, index: int, stored: StoredTensor) -> str:
-        name, shape = f"weight{index}", self.shape(index, stored)
+    def float_weight(self, index: int, stored: StoredTensor, shape: tuple[int, ...]) -> str:
+        name = f"weight{index}"
         if self.storage == "archive" or stored.bits == 32:
             return self.tensor(name, stored.dense().reshape(shape).numpy())
         if stored.bits == 16:
@@ -179,14 +186,14 @@ class _Writer:
         scale = self.tensor(f"{name}/scale", rows.numpy())
         return self.node("Mul", [floats, scale], self.shared(f"{name}/value"), once=True)
 
-    def int8_weight(self, index: int, stored: StoredTensor) -> str:
+    def int8_weight(self, index: int, stored: StoredTensor, shape: tuple[int, ...]) -> str:
         if not stored.is_uniform:
             raise DeviceError(
                 f"layer {self.layer.name!r}: int8 activations need weights of at most 8 bits with"
                 " one step for each row or for all"
             )
         name = f"weight{index}"
-        codes = self.tensor(name, stored.codes.reshape(self.shape(index, stored)).numpy())
+        codes = self.tensor(name, stored.codes.reshape(shape).numpy())
         scale = self.tensor(f"{name}/scale", stored.row_steps().numpy())
         # Without an explicit zero point onnxruntime does not fuse QGemm.
         zero = self.tensor(f"{name}/zero", np.zeros(len(stored.codes), np.int8))
@@ -221,11 +228,11 @@ class _Writer:
             "Reshape", [value, self.tensor(name, np.asarray(shape, np.int64))], target
         )
 
-    def shape(self, index: int, stored: StoredTensor) -> tuple[int, ...]:
-        rows, columns = stored.codes.shape
+    def shape(self, index: int, treated: Treated) -> tuple[int, ...]:
+        rows, columns = treated.weights[index].codes.shape
         if isinstance(self.module, nn.Linear):
             return rows, columns
-        if index:
+        if index != kernel_index(len(treated.weights)):
             return rows, columns, 1, 1
         taps = self.layer.weight_shape[2:]
         return rows, columns // prod(taps), *taps

@@ -11,6 +11,7 @@ from autocompress.hardware.runtimes.onnx_float import OPSET
 from autocompress.hardware.runtimes.onnx_layer import convolution_attributes, layer_nodes
 from autocompress.hardware.runtimes.stand_in import stand_in
 from autocompress.model.layer import Layer
+from autocompress.search_space.factors import factor_shapes
 from autocompress.search_space.option import Option
 
 IR_VERSION = 10
@@ -29,8 +30,9 @@ def layer_signature(layer: Layer, module: nn.Module, option: Option) -> str:
     if layer.activation:
         parts.append(layer.activation)
     if option.is_factored:
-        reads, _ = whole.widths(option.inputs, option.outputs)
-        parts.append(f"rank={whole.narrowed(reads).rank(option.rank)}")
+        shapes = factor_shapes(whole, option)
+        name = "rank" if len(shapes) == 2 else "core"
+        parts.append(f"{name}={_shape([rows for rows, _ in shapes[:-1]])}")
     parts.append(option.activations)
     return " ".join(parts)
 

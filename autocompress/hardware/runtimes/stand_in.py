@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from autocompress.compression.treated import Grid, StoredTensor, Treated
 from autocompress.model.layer import Layer
+from autocompress.search_space.factors import factor_shapes
 from autocompress.search_space.option import Option
 
 GRID = Grid(0.05, 128)  # of values of either sign
@@ -19,19 +20,12 @@ def stand_in(layer: Layer, module: nn.Module, option: Option, input_grid: Grid =
     Args:
         layer: What the trace says of it.
         module: The dense `nn.Linear` or `nn.Conv2d`.
-        option: Gives the rank and the type of activations.
+        option: Gives the factors, the channels and the type of activations.
         input_grid: Grid of the input, which must be that of the source's output.
     """
     is_int8 = option.activations == "int8"
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    reads, rows = layer.widths(option.inputs, option.outputs)
-    columns = reads * (weight[0, 0].numel())
-    if option.is_factored:
-        rank = layer.narrowed(reads).rank(option.rank)
-        matrices = [_values(rank, columns), _values(rows, rank)]
-    else:
-        matrices = [_values(rows, columns)]
+    matrices = [_values(*shape) for shape in factor_shapes(layer, option)]
+    rows = len(matrices[-1])
     stored = tuple(_codes(matrix) if is_int8 else _floats(matrix) for matrix in matrices)
     bias = module.bias.detach()[:rows] if isinstance(module.bias, Tensor) else None
     if not is_int8:
