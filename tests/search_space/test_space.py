@@ -42,6 +42,7 @@ def test_the_shipped_presets_are_there() -> None:
         "everything",
         "int8_mixed",
         "low_rank",
+        "squeeze",
         "storage",
         "structured",
         "uniform_bits",
