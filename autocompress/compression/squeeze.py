@@ -46,6 +46,7 @@ class Pressure:
         0.05,
     )  # of the logarithm of the excess, and the largest change of the weight's
     FIRST = 0.05  # nats that all bits together count at first
+    IDLE = 1e-3  # share of that where the limit is kept as it is
     AIM = 0.98  # share of the limit that is aimed at
 
     def __init__(self, layers: Mapping[str, TrainableLayer], squeeze: Squeeze) -> None:
@@ -59,6 +60,8 @@ class Pressure:
         self._first = self._length.bytes
         self._changed_at = 0.0
         self.weight = self.FIRST / max(1.0, 8 * self._length.bytes)
+        if self._length.bytes + self._beside <= squeeze.limit:
+            self.weight *= self.IDLE
 
     def __call__(self, progress: float, rate: float) -> Tensor:
         """The penalty.
