@@ -301,3 +301,27 @@ def test_a_narrow_layer_around_a_core_stands_in_full_width(parts, option) -> Non
     again = TrainableLayer(model[2], treated).treated()
     assert [w.codes.shape for w in again.weights] == [w.codes.shape for w in treated.weights]
     assert torch.equal(again.matrix(), treated.matrix())
+
+
+def test_free_factors_share_a_step_each_and_keep_their_core(parts) -> None:
+    model, layer, statistics, _ = parts
+    option = Option(4, tucker=0.5)
+    ((_, treated, _),) = compress_layer(layer, model[2], statistics, [option])
+    trained = TrainableLayer(model[2], treated, free=True)
+    y = inputs_of(parts)
+    optimiser = torch.optim.Adam(trained.parameters(), lr=1e-3)
+    for _ in range(20):
+        optimiser.zero_grad()
+        loss = (trained(y) - model[2](y)).square().mean()
+        (loss + 1e-3 * sum(t.scaled().abs().mean() for t in trained.coded_tensors)).backward()
+        optimiser.step()
+    after = trained.treated()
+    assert [w.codes.shape for w in after.weights] == [w.codes.shape for w in treated.weights]
+    assert all(len(w.scale) == 1 for w in after.weights)
+    torch.testing.assert_close(build_module(model[2], after)(y), trained(y).detach())
+    torch.testing.assert_close(after.matrix(), build_matrix(trained))
+
+
+def build_matrix(trained: TrainableLayer) -> Tensor:
+    first, core, last = (tensor().detach() for tensor in trained.tensors)
+    return composed(first, core, last)

@@ -127,6 +127,9 @@ def test_peak_memory_counts_what_a_residual_keeps_alive() -> None:
     # A factored `narrow` of 4 ranks holds 4 * 64 values between its factors.
     factored = peak_bytes(graph, shapes, {"narrow": Option(rank=1 / 2)})
     assert factored == 4 * (x + wide + 2 * 64)
+    # Around a core of 2 and 8 channels, `wide` writes its output beside what the core made.
+    around = peak_bytes(graph, shapes, {"wide": Option(tucker=1 / 2)})
+    assert around == 4 * (x + 8 * 64 + wide)
 
 
 def test_work_outside_the_layers() -> None:

@@ -79,6 +79,25 @@ def test_a_core_is_chosen_trained_and_shipped(cli: Cli, board: Any, tmp_path: Pa
     assert code == 0, err
 
 
+def test_a_squeeze_trains_the_factors_around_a_core(cli: Cli, board: Any, tmp_path: Path) -> None:
+    # 448 weights of 8 bits are too many where all else is left alone.
+    study = board('bits = [8]\ntucker = [0.5]\ninclude = ["conv2"]', size="9.8 kB")
+    with (study / "task.py").open("a") as file:
+        file.write(TRAINING)
+    with (study / "study.toml").open("a") as file:
+        file.write(DISTIL.replace("distil", "squeeze"))
+    folder = tmp_path / "run"
+    code, out, err = cli("run", study, "--out", folder)
+    assert code == 0, err + out
+    archive = read_archive(folder / "model.acz")
+    option, factors = Option.parse(archive.options["conv2"]), archive.treated["conv2"].weights
+    assert (option.tucker, option.scales, len(factors)) == (0.5, "tensor", 3)
+    zeros = sum(int((factor.codes == 0).sum()) for factor in factors)
+    assert option.sparsity == pytest.approx(zeros / 448, abs=6e-4)
+    assert (folder / "model.acz").stat().st_size <= 9800
+    assert autocompress.load_archive(folder / "model.acz", load_task(study).model())
+
+
 def test_cores_of_narrow_layers_are_searched_and_exported(
     cli: Cli, board: Any, tmp_path: Path
 ) -> None:
