@@ -206,7 +206,7 @@ def reject(
 def _no_core(option: Option, layer: Layer) -> str:
     """Why a layer cannot be put around a core; empty when it can."""
     if layer.kind != "Conv2d" or max(layer.weight_shape[2:]) == 1:
-        return f"a Tucker core needs a Conv2d larger than 1x1, not a {layer.kind} of one tap"
+        return "a Tucker core needs a Conv2d larger than 1x1"
     if option.zeros:
         return "factors around a Tucker core are not pruned"
     if layer.core(option.tucker) == layer.weight_shape[1::-1]:
