@@ -28,6 +28,28 @@ from autocompress.model.layer import Layer
 from autocompress.model.shrink import Kept
 from autocompress.search_space.option import Option
 
+_RECIPE = (
+    "channels",
+    "codebook",
+    "compress",
+    "density",
+    "descent",
+    "eliminate",
+    "factorize",
+    "feedback",
+    "moments",
+    "narrow",
+    "pattern",
+    "quantize",
+    "rate",
+    "rounding",
+    "sparsify",
+    "steps",
+    "stored",
+    "treated",
+    "tucker",
+)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -156,30 +178,16 @@ def fingerprint(model: nn.Module, inputs: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-@cache
 def recipe() -> str:
     """Hash of the code that makes entries: another version of it makes other entries."""
+    return code_hash(_RECIPE)
+
+
+@cache
+def code_hash(names: tuple[str, ...]) -> str:
+    """Hash of some files of this folder, by their names without `.py`."""
     digest = hashlib.sha256()
-    for name in (
-        "channels",
-        "codebook",
-        "compress",
-        "descent",
-        "eliminate",
-        "factorize",
-        "feedback",
-        "moments",
-        "narrow",
-        "pattern",
-        "quantize",
-        "rate",
-        "rounding",
-        "sparsify",
-        "steps",
-        "stored",
-        "treated",
-        "tucker",
-    ):
+    for name in names:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return digest.hexdigest()
 

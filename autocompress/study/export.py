@@ -16,11 +16,11 @@ from autocompress.study.events import Listener
 from autocompress.study.finalist import Finalist, build_finalist, make_finalist
 from autocompress.study.front import pick
 from autocompress.study.prepare import Prepared, prepare
-from autocompress.study.recovery import recovered_archive
 from autocompress.study.ship import write_model
 from autocompress.study.status import JOURNAL, read_run, refuse_other
 from autocompress.study.storage import Record, load_records
 from autocompress.study.subject import look, made_from
+from autocompress.study.training import recovered_archive
 
 ENDINGS = {".onnx": "onnx", ".acz": "archive"}
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import autocompress
+from autocompress.compression.recover import Recovered, recover
 from autocompress.deploy.archive import load_archive, read_archive
 from autocompress.model.task import load_task
 from autocompress.search_space.option import Option
@@ -120,6 +121,39 @@ def test_calibration_inputs_serve_where_there_is_no_training(
     assert "the task has no training(): 192 calibration inputs are trained on" in out
     (row,) = result_of(folder)["recovery"]
     assert row["loss_after"] <= row["loss_before"]
+
+
+def test_an_onnx_file_is_trained_without_pressure_on_its_bytes(
+    cli: Cli, taught: Any, with_device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeezes = []
+
+    def watched(*arguments: Any) -> Recovered:
+        squeezes.append(arguments[5])
+        return recover(*arguments)
+
+    monkeypatch.setattr("autocompress.study.training.recover", watched)
+    study = taught(DISTIL, budget={"size": "60%", "quality": "-20pt"}, storage="onnx")
+    (study / "space.toml").write_text("schema = 1\nbits = [4]\n")
+    folder = tmp_path / "run"
+    code, _, err = cli("run", study, "--out", folder)
+    assert code in (0, 3), err
+    (row,) = result_of(folder)["recovery"]
+    assert squeezes == [None]
+    assert row["size_after"] == row["size_before"]
+    assert row["loss_after"] < row["loss_before"]
+
+
+def test_another_version_of_the_training_code_trains_anew(
+    cli: Cli, taught: Any, with_device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, folder = taught(DISTIL, budget={"size": "12%"}), with_device(tmp_path / "run")
+    assert cli("run", study, "--out", folder)[0] in (0, 3)
+    monkeypatch.setattr("autocompress.study.training.TRAINING", ("squeeze",))
+    code, out, err = cli("run", study, "--out", folder)
+    assert code in (0, 3), err
+    assert "trained before" not in out
+    assert len(list((folder / "recovered").glob("*.json"))) == 2
 
 
 @pytest.mark.parametrize(
