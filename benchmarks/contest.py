@@ -12,7 +12,8 @@ import numpy as np
 from memo import Memo
 
 from autocompress.search.catalogue import DEFAULT, make_sampler
-from autocompress.search.problem import Candidate, Floats, Integers, Problem, Resource
+from autocompress.search.problem import Candidate, Floats, Integers, Problem
+from autocompress.search.resource import Resource
 from autocompress.search.sampler import Trial
 from autocompress.study.loop import BATCH
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.errors import ConfigError, DataError
+from autocompress.search.resource import Edge, Joint, Resource, Tie
 
 Candidate: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = NDArray[np.float64]
@@ -24,67 +25,6 @@ Tables: TypeAlias = Sequence[Floats]
 
 LOSS = "loss"
 TOLERANCE = 1e-9  # relative, for sums of floats that meet a limit exactly
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A conversion between two neighbours; `None` is the outside of the model, which is float.
-
-    Args:
-        tail: Index of the unit that gives the tensor, or None.
-        head: Index of the unit that reads it, or None.
-        up: Cost when the tail has label 0 (float) and the head label 1 (int8).
-        down: Cost when the tail has label 1 and the head label 0.
-    """
-
-    tail: int | None
-    head: int | None
-    up: float
-    down: float
-
-
-@dataclass(frozen=True)
-class Joint:
-    """What is charged once where several units have label 1, such as the saving of a residual
-    addition that integers do.
-
-    Args:
-        units: Indices of these units, each once.
-        cost: Less than zero for a saving.
-    """
-
-    units: tuple[int, ...]
-    cost: float
-
-
-@dataclass(frozen=True, eq=False)
-class Resource:
-    """A cost of the whole model, such as `size_bytes` or `latency_ms`; less is better.
-
-    Args:
-        constant: What every candidate pays.
-        units: For each unit the cost `(options,)` of its options.
-        edges: Conversions between neighbours.
-        joints: What several units bring about together.
-    """
-
-    constant: float
-    units: tuple[Floats, ...]
-    edges: tuple[Edge, ...] = ()
-    joints: tuple[Joint, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Tie:
-    """A width that several units share: their options must be of one level.
-
-    Args:
-        name: For messages.
-        levels: Index of a unit to the level `(options,)` of each of its options.
-    """
-
-    name: str
-    levels: Mapping[int, Integers]
 
 
 @dataclass(frozen=True, eq=False)

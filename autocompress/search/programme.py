@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from autocompress.search.problem import LOSS, Edge, Floats, Problem, Tables
+from autocompress.search.problem import LOSS, Floats, Problem, Tables
+from autocompress.search.resource import Edge
 
 
 @dataclass(frozen=True, eq=False)

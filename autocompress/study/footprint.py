@@ -15,7 +15,7 @@ from autocompress.hardware.device import Device
 from autocompress.hardware.memory import peak_bytes
 from autocompress.hardware.rest import Shapes, rest_work, tensor_shapes
 from autocompress.hardware.work import layer_work
-from autocompress.search.problem import Resource
+from autocompress.search.resource import Resource
 from autocompress.search_space.option import Option
 from autocompress.study.subject import Model
 

@@ -27,7 +27,7 @@ from autocompress.model.sums import sums_of
 from autocompress.objective.adjoint import adjoint_prices
 from autocompress.objective.menu import useful
 from autocompress.objective.quality import Proxy
-from autocompress.search.problem import Edge, Joint, Resource
+from autocompress.search.resource import Edge, Joint, Resource
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study

@@ -11,7 +11,8 @@ from autocompress.errors import UndecidedError
 from autocompress.search.budget_sampler import BudgetSampler
 from autocompress.search.catalogue import make_sampler
 from autocompress.search.infeasible import aim, prove
-from autocompress.search.problem import LOSS, Problem, Tie
+from autocompress.search.problem import LOSS, Problem
+from autocompress.search.resource import Tie
 from autocompress.search.sampler import Sampler
 from autocompress.search.sweep import SweepSampler
 from autocompress.search.tied_sampler import TiedSampler

@@ -20,7 +20,8 @@ from search_table import show
 from summary import best_known, rows, score, study_summary, volume_of_all
 from workers import outcomes
 
-from autocompress.search.problem import Candidate, Resource
+from autocompress.search.problem import Candidate
+from autocompress.search.resource import Resource
 
 UNITS, OPTIONS = 5, 6
 BITS = (8, 6, 5, 4, 3, 2)

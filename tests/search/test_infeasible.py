@@ -11,7 +11,8 @@ from autocompress.errors import InfeasibleError, UndecidedError
 from autocompress.search import integer
 from autocompress.search.infeasible import Infeasibility, aim, prove
 from autocompress.search.integer import closest
-from autocompress.search.problem import LOSS, Edge, Problem, Resource
+from autocompress.search.problem import LOSS, Problem
+from autocompress.search.resource import Edge, Resource
 
 NAMES = ("size_bytes", "latency_ms", LOSS)
 

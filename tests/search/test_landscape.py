@@ -9,7 +9,8 @@ import pytest
 
 from autocompress.search.landscape import Landscape
 from autocompress.search.moves import Neighbourhood, descend, single_switches, switches
-from autocompress.search.problem import Problem, Resource
+from autocompress.search.problem import Problem
+from autocompress.search.resource import Resource
 
 SIZES = (4, 3, 5)
 

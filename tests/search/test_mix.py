@@ -7,7 +7,8 @@ import pytest
 
 from autocompress.search.attainment import FIRST, Attainment
 from autocompress.search.mix import FLOOR, Mix
-from autocompress.search.problem import Problem, Resource
+from autocompress.search.problem import Problem
+from autocompress.search.resource import Resource
 from autocompress.search.sampler import Trial
 
 

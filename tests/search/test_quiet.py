@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from autocompress.search.integer import closest
-from autocompress.search.problem import Edge, Problem, Resource
+from autocompress.search.problem import Problem
 from autocompress.search.quiet import STRAY, without_stray_lines
+from autocompress.search.resource import Edge, Resource
 
 
 def test_only_the_stray_line_vanishes(capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ import pytest
 from autocompress.search.coefficient_sampler import CoefficientSampler, ladder
 from autocompress.search.optuna_sampler import NAMES, OptunaSampler
 from autocompress.search.pareto import hypervolume
-from autocompress.search.problem import Candidate, Floats, Problem, Resource
+from autocompress.search.problem import Candidate, Floats, Problem
+from autocompress.search.resource import Resource
 from autocompress.search.sampler import Sampler, Trial
 
 UNITS, OPTIONS = 6, 6

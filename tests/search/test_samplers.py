@@ -11,8 +11,9 @@ from autocompress.errors import ConfigError
 from autocompress.search.budget_sampler import BudgetSampler
 from autocompress.search.catalogue import SAMPLERS, make_sampler
 from autocompress.search.optuna_sampler import OptunaSampler
-from autocompress.search.problem import Candidate, Edge, Integers, Problem, Resource
+from autocompress.search.problem import Candidate, Integers, Problem
 from autocompress.search.proposals import MOVES
+from autocompress.search.resource import Edge, Resource
 from autocompress.search.sampler import Sampler, Trial
 from autocompress.search.surrogate import Basis, fit
 

@@ -13,7 +13,8 @@ from autocompress.search.integer import closest, reachable, solve_integer
 from autocompress.search.lagrange import solve_nearly
 from autocompress.search.landscape import Landscape
 from autocompress.search.moves import Neighbourhood, additive, switches
-from autocompress.search.problem import Edge, Joint, Problem, Resource
+from autocompress.search.problem import Problem
+from autocompress.search.resource import Edge, Joint, Resource
 from autocompress.search.solver import solve
 
 

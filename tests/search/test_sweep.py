@@ -6,7 +6,8 @@ from itertools import product
 
 import numpy as np
 
-from autocompress.search.problem import Problem, Resource
+from autocompress.search.problem import Problem
+from autocompress.search.resource import Resource
 from autocompress.search.sweep import SweepSampler
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from autocompress.errors import ConfigError
 from autocompress.search.catalogue import DEFAULT, SAMPLERS, make_sampler
-from autocompress.search.problem import Candidate, Edge, Floats, Integers, Problem, Resource, Tie
+from autocompress.search.problem import Candidate, Floats, Integers, Problem
+from autocompress.search.resource import Edge, Resource, Tie
 from autocompress.search.sampler import Trial
 from autocompress.search.tied_sampler import ARMS, TiedSampler
 from autocompress.search.widths import promising, widths_of

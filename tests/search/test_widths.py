@@ -14,7 +14,8 @@ from autocompress.search.infeasible import prove
 from autocompress.search.integer import closest, reachable, solve_integer
 from autocompress.search.landscape import Landscape
 from autocompress.search.moves import additive
-from autocompress.search.problem import Edge, Floats, Integers, Problem, Resource, Tie
+from autocompress.search.problem import Floats, Integers, Problem
+from autocompress.search.resource import Edge, Resource, Tie
 from autocompress.search.solver import solve
 from autocompress.search.sweep import SweepSampler
 from autocompress.search.widths import narrowed, promising, widths_of
