@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.report.plain_table import plain_table
 from autocompress.report.units import (
     NOTHING,
     count_text,
@@ -52,7 +52,7 @@ def archive_layers_table(content: Content, width: int = 160) -> Table:
         width: Columns of the terminal.
     """
     parts = ("codes", "scales", "bias", "grids", "names") if width >= WIDE else ()
-    table = _table()
+    table = plain_table()
     table.add_column("layer", no_wrap=True)
     table.add_column("option", overflow="fold")
     for name in ("shape", "zeros", "bits/w", "bytes", *parts, "entropy", "ratio", "of f32"):
@@ -77,7 +77,7 @@ def archive_layers_table(content: Content, width: int = 160) -> Table:
 
 def archive_parts_table(content: Content) -> Table:
     """The file's bytes by part."""
-    table = _table()
+    table = plain_table()
     table.add_column("part", no_wrap=True)
     for name in ("bytes", "share"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -107,7 +107,3 @@ def _ratio(layer: LayerContent) -> str:
     if not layer.entropy_bytes or layer.coded_bytes is None:
         return NOTHING
     return f"{layer.coded_bytes / layer.entropy_bytes:.3f}"
-
-
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

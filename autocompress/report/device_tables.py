@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from autocompress.report.limits import is_estimated, mapping
+from autocompress.report.plain_table import plain_table
 from autocompress.report.units import energy_text, number, printable, size_text
 
 
 def devices_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row a device."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     names = ("device", "runtime", "costs", "ships", "runs", "step", "threads", "batch", "here")
     for name in names:
         justify = "right" if name in ("step", "threads", "batch") else "left"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.report.plain_table import plain_table
 from autocompress.report.units import NOTHING, printable, shortened
 
 _NAME_WIDTH = 20
@@ -22,7 +22,7 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         groups: Rows as `model.channels.group_rows` gives them.
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     for name in ("group", "written by", "read by", "channels", "step", "widths, or why not"):
         is_number = name in ("channels", "step")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")

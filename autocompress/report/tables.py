@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from autocompress.report.data import FRONT_NUMBERS
 from autocompress.report.device_tables import coverage_text
 from autocompress.report.limits import limits_of, mapping
+from autocompress.report.plain_table import plain_table
 from autocompress.report.thin import thinned
 from autocompress.report.units import (
     NOTHING,
@@ -44,7 +44,7 @@ def result_table(result: Mapping[str, Any], metric: str = "") -> Table:
         result: Content of `result.json`; whatever it lacks shows as a dash.
         metric: Name of the user's metric; an `accuracy` in [0, 1] is shown in percent.
     """
-    table = _table(title=_title(result))
+    table = plain_table(title=_title(result))
     table.add_column("", style="bold", no_wrap=True)
     for name in ("original", "budget", "predicted", "measured", "change", "met"):
         table.add_column(name, justify="right", overflow="fold")
@@ -99,7 +99,7 @@ def layers_table(layers: Sequence[Mapping[str, Any]]) -> Table:
             ("options", [_option_count(row) for row in layers]),
         ]
     kept = [column for column in columns if any(str(cell) != NOTHING for cell in column[1])]
-    table = _table()
+    table = plain_table()
     for name, _ in kept:
         is_left = name in ("layer", "kind", "option")
         table.add_column(
@@ -122,7 +122,7 @@ def front_table(front: pandas.DataFrame, limit: int | None = 20, best: str = "")
         limit: At most so many rows, evenly spread over the front; None shows all.
         best: Candidate to mark with `*`; always shown.
     """
-    table = _table()
+    table = plain_table()
     table.add_column("candidate", no_wrap=True)
     for name in ("size", "latency", "loss", "quality"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -148,7 +148,7 @@ def front_table(front: pandas.DataFrame, limit: int | None = 20, best: str = "")
 
 def finalists_table(finalists: Sequence[Mapping[str, Any]]) -> Table:
     """Candidates that were measured: predicted and measured cost side by side, and the verdict."""
-    table = _table()
+    table = plain_table()
     table.add_column("candidate", no_wrap=True)
     for name in ("KL", "quality", "size", "latency", "predicted"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -170,16 +170,6 @@ def finalists_table(finalists: Sequence[Mapping[str, Any]]) -> Table:
             style="bold" if is_chosen else None,
         )
     return table
-
-
-def _table(title: Text | None = None) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
 
 
 def _title(result: Mapping[str, Any]) -> Text | None:
@@ -239,7 +229,7 @@ def _names(names: Sequence[Any]) -> str:
 def fit_table(fit: Fit) -> Table:
     """How good a device's cost model is on held-out candidates, beside a FLOPs-only model."""
     held_out = sum(point.held_out for point in fit.points)
-    table = _table(title=Text(f"cost model on {held_out} held-out candidates"))
+    table = plain_table(title=Text(f"cost model on {held_out} held-out candidates"))
     table.add_column("")
     for name in ("cost model", "FLOPs only"):
         table.add_column(name, justify="right")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.report.plain_table import plain_table
 from autocompress.report.thin import thinned
 from autocompress.report.units import plain_text, printable, seconds_text, share_text
 
@@ -23,7 +23,7 @@ def trials_table(rows: Sequence[Mapping[str, Any]], best: int) -> Table:
         best: Trial to mark.
     """
     names = list(rows[0]["knobs"]) if rows else []
-    table = _table()
+    table = plain_table()
     table.add_column("trial", no_wrap=True)
     for name in names:
         table.add_column(name.replace("_", " "), justify="right", overflow="fold")
@@ -52,13 +52,9 @@ def trials_table(rows: Sequence[Mapping[str, Any]], best: int) -> Table:
 
 def importance_table(importances: Mapping[str, float]) -> Table:
     """Knob to its share of what decides whether a trial is among the best (PED-ANOVA)."""
-    table = _table()
+    table = plain_table()
     table.add_column("knob")
     table.add_column("importance", justify="right")
     for name, share in sorted(importances.items(), key=lambda item: -item[1]):
         table.add_row(printable(name), share_text(share))
     return table
-
-
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
