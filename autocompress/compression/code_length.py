@@ -16,11 +16,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from autocompress.compression.density import density
 from autocompress.compression.trainable_tensor import TrainableTensor
 
 HALF_WAY = 0.5  # latent weight in steps at which half of the cost of not being zero counts
 FEWEST_BITS = 0.3  # of not being zero, in a row and column where few are
 PRIOR = 0.3  # weights of each kind that are thought seen before the first
+LIKELY = (1e-5, 0.7)  # least and largest probability of not being zero
 
 
 class CodeLength:
@@ -41,7 +43,8 @@ class CodeLength:
         costs, total = [], 0.0
         for tensor in self._tensors:
             codes = tensor.codes()
-            present, share = _presence(codes)
+            present = codes != 0
+            share = density(present, PRIOR).clamp(*LIKELY).to(codes.dtype)
             costs.append(torch.log2((1 - share) / share).clamp_min(FEWEST_BITS))
             total += float(-torch.where(present, share, 1 - share).log2().sum())
             total += _value_bits(codes[present])
@@ -61,20 +64,6 @@ class CodeLength:
             parts.append((cost * square / (square + HALF_WAY**2)).sum())
             parts.append(torch.log2(1 + scaled.abs()).sum())
         return torch.stack(parts).sum()
-
-
-def _presence(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Where codes are not zero, and how likely that is by row and column: `(rows, columns)`."""
-    present = codes != 0
-    counts = present.double()
-    rows = _share(counts, 1)[:, None]
-    columns = _share(counts, 0)[None, :]
-    whole = (counts.sum() + PRIOR) / (counts.numel() + 2 * PRIOR)
-    return present, (rows * columns / whole).clamp(1e-5, 0.7).to(codes.dtype)
-
-
-def _share(counts: Tensor, axis: int) -> Tensor:
-    return (counts.sum(axis) + PRIOR) / (counts.shape[axis] + 2 * PRIOR)
 
 
 def _value_bits(values: Tensor) -> float:

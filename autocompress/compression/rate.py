@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from autocompress.compression.codebook import Book
+from autocompress.compression.density import density
 from autocompress.compression.descent import descend
 from autocompress.compression.feedback import Levels, Sweeper, pivots
 from autocompress.compression.quantize import largest_code
@@ -28,6 +29,7 @@ ENOUGH = 0.05  # of the survivors: fewer are not worth another round
 COARSER = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 6.4, 8.0)  # steps that are compared
 SWEEPS = 2  # with prices; more change the shares by less than they scatter
 DESCENTS = 2  # passes of coordinate descent after each sweep
+PRIOR = 0.5  # weights more and less in a row and column, so that nothing is impossible
 _UNSEEN = 0.1  # occurrences assumed of a code that was not used
 
 
@@ -239,7 +241,8 @@ class _Problem:
         least, count = _alphabet(levels)
         kept = codes != 0
         seen = torch.bincount(codes[kept].long() - least, minlength=count).double() + _UNSEEN
-        share = _density(kept)
+        rarest = PRIOR / (kept.numel() + 2 * PRIOR)
+        share = density(kept, PRIOR).clamp(rarest, 1 - rarest)
         return Priced(
             levels,
             -torch.log2(seen / seen.sum()),
@@ -265,12 +268,3 @@ def _alphabet(levels: Uniform | Book) -> tuple[int, int]:
         return 1, len(levels.book)
     top = largest_code(levels.bits) if levels.zero is None else 2**levels.bits - 1
     return -top, 2 * top + 1
-
-
-def _density(kept: Tensor) -> Tensor:
-    """Probability that a weight is kept, `(rows, d)`: of its row times of its column."""
-    # Half an occurrence more and less, so that nothing is impossible.
-    rows, columns = ((kept.double().sum(dim) + 0.5) / (kept.shape[dim] + 1) for dim in (1, 0))
-    whole = (float(kept.sum()) + 0.5) / (kept.numel() + 1)
-    least = 0.5 / (kept.numel() + 1)
-    return (rows[:, None] * columns / whole).clamp(least, 1 - least)

@@ -67,7 +67,7 @@ class TrainableTensor(nn.Module):
         return self._codes(steps) * steps
 
     def scaled(self) -> Tensor:
-        """Latent weights in steps, `(rows, columns)`: what `coded_length` looks at."""
+        """Latent weights in steps, `(rows, columns)`: what `CodeLength` looks at."""
         steps = spread_steps(self._steps(), self.start.group, self.values)
         return self.values / steps * self.mask
 
