@@ -1,7 +1,11 @@
-"""The training loop of several studies: one cycle, nothing selected on test images."""
+"""The training loop of several studies, and the options of its command.
+
+One cycle; nothing is selected on test images.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +15,23 @@ from augmentation import Augment
 from torch import Tensor, nn
 
 BATCH = 128
+
+
+def training_options(description: str, epochs: int) -> argparse.Namespace:
+    """Reads `--epochs`, `--seed` and `--threads`, and sets the latter two.
+
+    Args:
+        description: First line of the help.
+        epochs: Passes over the images where none are named.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    return options
 
 
 def fit(

@@ -1,7 +1,7 @@
 """LeNet-5 on full MNIST: the model, its inputs and its honest accuracy.
 
-`mnist_archive.py`, beside this folder, reads the images and says which calibrate, select and test;
-`train.py` made the weights.
+`mnist_task.py`, beside this folder, gives inputs and accuracy; `mnist_archive.py` reads the images
+and says which calibrate, select and test; `train.py` made the weights.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from augmentation import TrainingInputs
-from mnist_archive import archive, images, kept, moved_digits, normalise
+from mnist_task import calibration, evaluate, example_inputs, training
+
+__all__ = ["calibration", "evaluate", "example_inputs", "model", "training"]
 
 
 class LeNet5(nn.Module):
@@ -39,24 +39,3 @@ def model() -> nn.Module:
     net = LeNet5()
     net.load_state_dict(load_file(Path(__file__).with_name("lenet5.safetensors")))
     return net.eval()
-
-
-def calibration() -> Tensor:
-    return images("calibration")[0]
-
-
-def training() -> TrainingInputs:
-    """Batches `(128, 1, 28, 28)` of what the model was trained on, moved."""
-    return TrainingInputs(archive()["x_train"][kept()], normalise, moved_digits)
-
-
-def example_inputs() -> Tensor:
-    return images("calibration")[0][:1]
-
-
-@torch.no_grad()
-def evaluate(net: nn.Module, split: str = "selection") -> float:
-    """Accuracy in percent; higher is better."""
-    x, y = images(split)
-    logits = torch.cat([net(part) for part in x.split(500)])
-    return 100 * (logits.argmax(1) == y).double().mean().item()

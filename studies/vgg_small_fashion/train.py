@@ -12,7 +12,6 @@ minutes on a busy machine.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from augmentation import mirrored_and_moved
 from fashion_mnist import kept, normalise, raw
-from fitting import fit
+from fitting import fit, training_options
 from task import SmallVGG, evaluate, model
 
 
@@ -34,14 +33,7 @@ def stored(net: nn.Module) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-
+    options = training_options(__doc__.splitlines()[0], 20)
     x, y = raw("train")
     net = SmallVGG().to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
