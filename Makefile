@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow check bench clean
+.PHONY: install demo test test-slow check bench bench-training clean
 
 install: .venv/installed
 
@@ -36,6 +36,11 @@ bench: install
 	$(BIN)/python benchmarks/landscape.py --study lenet5_mnist --study resnet20_fashion --images 128 --json runs/landscape.json
 	$(BIN)/python benchmarks/neighbours.py --study lenet5_mnist --study resnet20_fashion --images 128 --json runs/neighbours.json
 	$(BIN)/python benchmarks/peers.py --study lenet5_mnist --study resnet20_fashion --json runs/peers.json
+
+# These train studies; two of the three need full MNIST (studies/README.md).
+bench-training: install
+	$(BIN)/python benchmarks/deep_compression.py --net lenet300 --net lenet5 --net vgg --post-training --json runs/deep_compression.json
+	$(BIN)/python benchmarks/recovery.py --json runs/recovery.json
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from house_format import study_folder, write_figures
+from house_format import run_options, study_folder, write_figures
 from rich.console import Console
 from rich.table import Table
 
@@ -52,9 +52,9 @@ class Net:
 
 
 NETS = {
-    "lenet300": Net("lenet300_mnist", ("1.5%", "1%", "0.5%"), 40),
-    "lenet5": Net("lenet5_full_mnist", ("1%", "0.33%", "0.15%"), 20),
-    "vgg": Net("vgg_small_fashion", ("2.04%",), 12),
+    "lenet300": Net("lenet300_mnist", ("1.5%", "0.6%"), 30),
+    "lenet5": Net("lenet5_full_mnist", ("0.3%", "0.17%"), 14),
+    "vgg": Net("vgg_small_fashion", ("2.04%",), 10),
     "resnet20": Net("resnet20_fashion", (), 0),
 }
 
@@ -156,19 +156,17 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", action="append", choices=NETS, help="may be repeated")
     parser.add_argument("--limit", action="append", help="sizes in place of the net's own")
-    parser.add_argument("--epochs", type=int, help="in place of the net's own")
     parser.add_argument("--post-training", action="store_true", help="runs without training too")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="keeps the runs, which go on where they were")
-    parser.add_argument("--json", type=Path)
+    run_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console = Console(stderr=True)
     rows: list[dict[str, Any]] = []
+    failed = False
     with tempfile.TemporaryDirectory() as scratch:
         root = options.out or Path(scratch)
         for name in options.net or NETS:
@@ -183,6 +181,7 @@ def main() -> None:
                     found += ours(name, limit, epochs, trained, folder, console)
             except AutocompressError as error:
                 print(f"{name}: {error}", file=sys.stderr)
+                failed = True
             unique = {(row["method"], row["bytes"]): row for row in found}
             rows += [*published(name), *unique.values()]
     Console().print(table(rows))
@@ -194,7 +193,8 @@ def main() -> None:
                 kept.append([round(row["ratio"], 1), round(row["error_percent"], 2)])
         device = get_device("onnxruntime-cpu")
         write_figures(options.json, "deep_compression", device, PACKAGES, rows, {"ours": best})
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import platform
@@ -46,3 +47,11 @@ def write_figures(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what benchmarks that run whole studies with training take besides."""
+    parser.add_argument("--epochs", type=int, help="in place of the benchmark's own")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="keeps the runs, which go on where they were")
+    parser.add_argument("--json", type=Path, help="where to write the figures")

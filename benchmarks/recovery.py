@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from house_format import study_folder, write_figures
+from house_format import run_options, study_folder, write_figures
 from rich.console import Console
 from rich.table import Table
 
@@ -95,10 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", action="append", choices=STUDIES, help="may be repeated")
     parser.add_argument("--method", action="append", choices=METHODS, help="may be repeated")
-    parser.add_argument("--epochs", type=int, help="in place of the study's own")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="keeps the runs, which go on where they were")
-    parser.add_argument("--json", type=Path)
+    run_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console = Console(stderr=True)

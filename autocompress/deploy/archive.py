@@ -90,8 +90,9 @@ def write_archive(
         options: Option id of each of them.
         rest: Every other tensor of the model's state, by its key.
         metadata: A few short strings.
-        coder: `entropy`, or `zstd` for the plain alternative: codes under zstd, about 5 % larger,
-            which a reader without an entropy coder can undo.
+        coder: `entropy`, or `zstd` for the plain alternative, which a reader without an entropy
+            coder can undo: hardly larger where layers are dense, more where they are pruned
+            (docs/archive.md has figures).
 
     Returns:
         Size of the file in bytes.
