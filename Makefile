@@ -8,7 +8,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[studies,openvino,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[studies,openvino,ray,postgresql,dashboard,mlflow,dev]"
 	touch $@
 
 demo: install

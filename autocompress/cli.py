@@ -60,7 +60,7 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="Where the model will run: see `autocompress devices`.")
     ] = None,
-    storage: Annotated[str | None, typer.Option(help="What ships: archive or onnx.")] = None,
+    format: Annotated[str | None, typer.Option(help="What ships: archive or onnx.")] = None,
     sampler: Annotated[
         str | None, typer.Option(help="budget (ours), cmaes, tpe, nsga2, nsga3 or random.")
     ] = None,
@@ -140,7 +140,7 @@ def run(
         "space": space,
         "objective": objective,
         "device": device,
-        "storage": storage,
+        "format": format,
         "sampler": sampler,
         "evaluations": evaluations,
         "max_time": max_time,

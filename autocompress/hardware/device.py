@@ -28,7 +28,7 @@ class Device:
         runtime: Package that runs the model.
         threads: Threads inside one operator.
         batch_size: Rows of one forward pass; 0 takes that of the example inputs.
-        storage: Storage format by default, `archive` or `onnx`.
+        format: Storage format by default, `archive` or `onnx`.
         precisions: Activation types that have kernels.
         channel_step: Counts of channels that are no multiple of it are not faster than the next.
         int8_bits: Most bits of a weight that the int8 kernels take at full speed, with exact sums.
@@ -40,7 +40,7 @@ class Device:
     runtime: str
     threads: int = 1
     batch_size: int = 0
-    storage: str = "archive"
+    format: str = "archive"
     precisions: tuple[str, ...] = ("float32", "int8")
     channel_step: int = 8
     int8_bits: int = 8
@@ -110,7 +110,7 @@ def get_device(name: str, relative_to: Path | None = None) -> Device:
         sheet.runtime,
         sheet.threads,
         sheet.batch_size,
-        sheet.storage,
+        sheet.format,
         sheet.precisions,
         sheet.channel_step,
         energy=energy if sheet.byte_pj else None,
@@ -158,7 +158,7 @@ def kernel_class(option: Option) -> Option:
 
 
 def reject(
-    option: Option, layer: Layer, device: Device | None = None, storage: str = "archive"
+    option: Option, layer: Layer, device: Device | None = None, format: str = "archive"
 ) -> str:
     """Why an option cannot be stored or run for a layer; empty when it can.
 
@@ -166,7 +166,7 @@ def reject(
         option: What is asked for.
         layer: Which layer.
         device: Where it runs; `onnxruntime-cpu` by default.
-        storage: `archive` holds any option; `onnx` only the types that ONNX has.
+        format: `archive` holds any option; `onnx` only the types that ONNX has.
     """
     device = device or DEVICES["onnxruntime-cpu"]
     if option.is_identity:
@@ -188,7 +188,7 @@ def reject(
         return reason
     if option.rank < 1 and layer.rank(option.rank) >= layer.full_rank:
         return f"a rank of {option.rank:g} of {layer.full_rank} leaves nothing out"
-    if storage != "onnx":
+    if format != "onnx":
         return ""
     if option.zeros or option.rate:
         return "an ONNX file stores zeros like any other value"

@@ -24,7 +24,7 @@ class DataSheet(Schema):
         overhead_us: What every operator costs beside its work, in microseconds.
         threads: Cores that share the peak given; said, not used.
         batch_size: Rows of one forward pass; 0 takes that of the example inputs.
-        storage: What ships there by default: `archive` or `onnx`.
+        format: What ships there by default: `archive` or `onnx`.
         channel_step: Counts of channels that are no multiple of it are not faster than the next.
         float32_mac_pj: Energy of a multiply-add in picojoules.
         int8_mac_pj: Likewise on integers.
@@ -40,7 +40,7 @@ class DataSheet(Schema):
     overhead_us: float = Field(default=0, ge=0, allow_inf_nan=False)
     threads: int = Field(default=1, ge=1)
     batch_size: int = Field(default=0, ge=0)
-    storage: Literal["archive", "onnx"] = "archive"
+    format: Literal["archive", "onnx"] = "archive"
     channel_step: int = Field(default=1, ge=1)
     float32_mac_pj: float = Field(default=0, ge=0, allow_inf_nan=False)
     int8_mac_pj: float = Field(default=0, ge=0, allow_inf_nan=False)

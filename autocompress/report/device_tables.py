@@ -26,7 +26,7 @@ def devices_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             Text(printable(row["name"])),
             Text(printable(f"{row['runtime']} {row['version']}".strip())),
             str(row["costs"]),
-            str(row["storage"]),
+            str(row["format"]),
             _runs(row),
             str(row["channel_step"]),
             str(row["threads"]),

@@ -34,7 +34,7 @@ class StudyFile(Schema):
         objective: Preset of `objectives/`, likewise.
         device: Where the model will run: a name of `autocompress devices`, or the path of a data
             sheet ending in `.toml`, likewise.
-        storage: What is shipped and whose bytes count: `archive` or `onnx`.
+        format: What is shipped and whose bytes count: `archive` or `onnx`.
         sampler: `budget` (ours), `cmaes`, or one of Optuna's: `tpe`, `nsga2`, `nsga3`, `random`.
         metric: Name of what `evaluate` returns.
         metric_direction: `maximize` or `minimize`.
@@ -61,7 +61,7 @@ class StudyFile(Schema):
     space: str = "storage"
     objective: str = "balanced"
     device: str = "onnxruntime-cpu"
-    storage: Literal["archive", "onnx"] = "archive"
+    format: Literal["archive", "onnx"] = "archive"
     sampler: str = "budget"
     metric: str = "accuracy"
     metric_direction: Literal["maximize", "minimize"] = "maximize"
@@ -242,10 +242,10 @@ def check_recovery(study: Study) -> None:
         raise ConfigError(
             'recovery method "squeeze" trains towards a limit on size: add one, such as size=2%'
         )
-    if study.settings.storage != "archive":
+    if study.settings.format != "archive":
         raise ConfigError(
             'recovery method "squeeze" makes codes that are short when entropy-coded: it needs'
-            ' storage "archive"'
+            ' format "archive"'
         )
 
 

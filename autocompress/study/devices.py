@@ -73,7 +73,7 @@ def device_rows() -> list[dict[str, Any]]:
             "runtime": device.runtime,
             "version": "" if device.missing() else device.engine.version(),
             "costs": device.costs,
-            "storage": device.storage,
+            "format": device.format,
             "activations": list(device.precisions),
             "int8_weight_bits": device.int8_bits if "int8" in device.precisions else None,
             "channel_step": device.channel_step,

@@ -65,7 +65,7 @@ def export_point(
     record = _choose(prepared, records, run, candidate, budget)
     listener.stage("fit", f"candidate {record.id} on all calibration inputs")
     finalist = _finalist(prepared, run, record)
-    counted = study.settings.storage
+    counted = study.settings.format
     if budget and form != counted:
         listener.note(f"the budget counts bytes as {counted}; this {form} file has its own size")
     return record.id, write_model(prepared, finalist, output, form)

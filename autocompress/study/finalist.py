@@ -172,8 +172,8 @@ def build_finalist(
     """
     treated = {name: whole[name] for name, option in candidate.choices if not option.is_identity}
     options = options or candidate.as_dict()
-    storage = prepared.study.settings.storage
-    proto = assemble(prepared.model.graph, treated, storage, prepared.study.device.threads)
+    format = prepared.study.settings.format
+    proto = assemble(prepared.model.graph, treated, format, prepared.study.device.threads)
     return Finalist(
         candidate=candidate,
         treated=whole,
@@ -199,7 +199,7 @@ def original_of(prepared: Prepared) -> Finalist:
     """The original as a finalist: its float32 ONNX file, its weights as plain safetensors."""
     model = prepared.model
     proto = assemble(model.graph, {}, "archive", prepared.study.device.threads)
-    shipped = prepared.study.settings.storage
+    shipped = prepared.study.settings.format
     return Finalist(
         candidate=Candidate(tuple((unit, Option()) for unit in prepared.space.units)),
         treated={},
@@ -220,7 +220,7 @@ def file_bytes(
     options: Mapping[str, str],
 ) -> int:
     """Size of the file that ships."""
-    if prepared.study.settings.storage == "onnx":
+    if prepared.study.settings.format == "onnx":
         return int(proto.ByteSize())
     return archive.archive_bytes(
         treated,

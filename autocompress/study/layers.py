@@ -35,7 +35,7 @@ def layer_shares(study: Study, model: Model | None = None) -> list[dict[str, Any
         space = build_space(
             model.layers,
             study.space,
-            lambda option, layer: reject(option, layer, study.device, study.settings.storage),
+            lambda option, layer: reject(option, layer, study.device, study.settings.format),
             study.space_file,
             study.device.suited,
             model.widths(study),

@@ -99,7 +99,7 @@ def price(
         space,
         SCHEMA,
         study.settings.seed,
-        study.settings.storage,
+        study.settings.format,
         model.proxy_key(study.objective.proxy),
         study.settings.knobs.swap_examples,
     )
@@ -197,7 +197,7 @@ def _sizes(study: Study, model: Model, space: Space, bank: Bank) -> dict[tuple[s
     for unit, menu in space.units.items():
         for option in menu:
             stored = bank.stored(model.layer(unit), model.dense.get_submodule(unit), option)
-            if study.settings.storage == "onnx":
+            if study.settings.format == "onnx":
                 sizes[unit, option] = onnx_graph.layer_bytes(model.graph, unit, stored, "onnx")
             else:
                 sizes[unit, option] = archive.layer_bytes(unit, option.id, stored)
@@ -308,7 +308,7 @@ def _numbers(
 
 def _sum_bytes(study: Study, model: Model, number: Mapping[str, int]) -> tuple[Joint, ...]:
     """What rounded sums add to the file that ships; an archive stores nothing of them."""
-    if study.settings.storage == "archive":
+    if study.settings.format == "archive":
         return ()
     return tuple(
         Joint(tuple(number[layer] for layer in found.around.layers), bytes_more)
@@ -320,7 +320,7 @@ def _sum_bytes(study: Study, model: Model, number: Mapping[str, int]) -> tuple[J
 
 def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
     """Bytes of the file that ships without its units."""
-    if study.settings.storage == "onnx":
+    if study.settings.format == "onnx":
         outside = [layer.name for layer in model.graph.layers if layer.name not in units]
         dense = (
             onnx_graph.layer_bytes(model.graph, name, dense_record(model, name), "onnx")

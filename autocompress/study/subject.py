@@ -265,7 +265,7 @@ def look(study: Study, listener: Listener, folder: Path | None = None) -> tuple[
     model = trace_model(study, folder)
     offered = [layer for layer in model.layers if study.space.selects(layer.name)]
     refused = sparing(
-        lambda option, layer: reject(option, layer, study.device, study.settings.storage),
+        lambda option, layer: reject(option, layer, study.device, study.settings.format),
         protected(offered, study.settings.knobs.protect),
     )
     space = build_space(
@@ -288,7 +288,7 @@ def made_from(study: Study, model: Model, space: Space) -> dict[str, str]:
         "search space": hashlib.sha256(menus.encode()).hexdigest()[:16],
         "version of the compression code": recipe()[:16],
         "device": study.device.name,
-        "storage format": study.settings.storage,
+        "storage format": study.settings.format,
         "proxy": model.proxy_key(study.objective.proxy),
     }
 

@@ -155,7 +155,7 @@ def _run(
         options = _options(prepared, finalist, whole)
         return file_bytes(prepared, finalist.candidate, whole, finalist.proto, options)
 
-    is_packed = prepared.study.settings.storage == "archive"
+    is_packed = prepared.study.settings.format == "archive"
     macs = sum(layer.macs for layer in model.layers) / len(model.example_inputs[0])
     recipe = Recipe(
         lesson=Lesson(settings.temperature, settings.features, settings.attention),

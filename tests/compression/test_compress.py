@@ -358,10 +358,10 @@ def test_device_says_what_it_cannot_take() -> None:
     # The second factor has as many inputs as the rank.
     assert "3 inputs are no whole runs of 2" in reject(Option(4, rank=0.25, pattern="1:2"), layer)
     for option in (Option(codebook=16), Option(4, affine=True), Option(4, scales="6")):
-        assert "symmetric codes" in reject(option, layer, storage="onnx")
+        assert "symmetric codes" in reject(option, layer, format="onnx")
         assert not reject(option, layer)
-    assert not reject(Option(4, scales="tensor"), layer, storage="onnx")
-    assert "zeros like any other" in reject(Option(4, rate=0.1), layer, storage="onnx")
+    assert not reject(Option(4, scales="tensor"), layer, format="onnx")
+    assert "zeros like any other" in reject(Option(4, rate=0.1), layer, format="onnx")
     seven = Option(7, affine=True, activations="int8")
     narrow = replace(DEVICES["onnxruntime-cpu"], int8_bits=7)
     assert "more than 7 bits" in reject(seven, layer, narrow)

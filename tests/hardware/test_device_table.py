@@ -46,10 +46,10 @@ def test_int8_weights_are_as_wide_as_the_fast_kernels_take() -> None:
 
 def test_what_cannot_be_stored_or_run_has_a_reason() -> None:
     assert reject(Option(bits=3, sparsity=0.9), LAYER) == ""
-    assert "zeros" in reject(Option(bits=4, sparsity=0.9), LAYER, storage="onnx")
-    assert "not 3" in reject(Option(bits=3), LAYER, storage="onnx")
-    assert "not 4" in reject(Option(bits=4, activations="int8"), LAYER, storage="onnx")
-    assert reject(Option(bits=8, activations="int8"), LAYER, WIDE, storage="onnx") == ""
+    assert "zeros" in reject(Option(bits=4, sparsity=0.9), LAYER, format="onnx")
+    assert "not 3" in reject(Option(bits=3), LAYER, format="onnx")
+    assert "not 4" in reject(Option(bits=4, activations="int8"), LAYER, format="onnx")
+    assert reject(Option(bits=8, activations="int8"), LAYER, WIDE, format="onnx") == ""
     narrow = replace(DEVICE, int8_bits=7)
     assert "more than 7 bits" in reject(Option(bits=8, activations="int8"), LAYER, narrow)
     assert "int8" in reject(

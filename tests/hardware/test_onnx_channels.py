@@ -207,15 +207,15 @@ def test_one_file_with_everything_equals_its_torch_twin(
 
 
 def test_narrow_files_are_smaller_and_do_other_work(made: Made, tmp_path: Path) -> None:
-    for storage in ("archive", "onnx"):
+    for format in ("archive", "onnx"):
         sizes = []
         for level in range(3):
             base = dict.fromkeys(made.named, Option(8, activations="int8"))
             treated = made.stored(tmp_path / "bank", made.choices(level, base))
-            proto = assemble(made.graph, treated, storage)
+            proto = assemble(made.graph, treated, format)
             sizes.append(proto.ByteSize())
             counted = base_bytes(made.graph) + sum(
-                layer_bytes(made.graph, name, layer, storage) for name, layer in treated.items()
+                layer_bytes(made.graph, name, layer, format) for name, layer in treated.items()
             )
             assert abs(counted - sizes[-1]) <= 8
         assert sizes[0] > sizes[1] > sizes[2]

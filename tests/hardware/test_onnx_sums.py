@@ -38,13 +38,13 @@ def additions(proto: onnx.ModelProto) -> list[str]:
     return sorted(n.op_type for n in optimized_graph(proto).graph.node if "Add" in n.op_type)
 
 
-@pytest.mark.parametrize("storage", ["archive", "onnx"])
+@pytest.mark.parametrize("format", ["archive", "onnx"])
 @pytest.mark.parametrize(("floats", "count"), FLOAT)
 def test_onnxruntime_adds_integers_where_all_around_is_int8(
-    blocks, graph, floats, count, storage
+    blocks, graph, floats, count, format
 ) -> None:
     treated = treat(blocks, floats)
-    proto = assemble(graph, treated, storage)
+    proto = assemble(graph, treated, format)
     assert len(rounded_sums(graph.sums, treated.get)) == count
     assert additions(proto).count("QLinearAdd") == count
     check_fused(proto, treated)

@@ -80,11 +80,11 @@ def run(proto, inputs: Tensor) -> np.ndarray:
     return output
 
 
-@pytest.mark.parametrize("storage", ["archive", "onnx"])
+@pytest.mark.parametrize("format", ["archive", "onnx"])
 @pytest.mark.parametrize("bits", [32, 8, 4])
-def test_float_layers_equal_their_twin(bench, graph, bits: int, storage: str) -> None:
+def test_float_layers_equal_their_twin(bench, graph, bits: int, format: str) -> None:
     treated = treat_all(bench, bits, int8=False)
-    proto = assemble(graph, treated, storage)
+    proto = assemble(graph, treated, format)
     output = run(proto, bench.inputs)
     np.testing.assert_allclose(output, bench.twin(treated).numpy(), rtol=1e-4, atol=1e-5)
     operators = check_fused(proto, treated)

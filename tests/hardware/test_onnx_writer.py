@@ -54,11 +54,11 @@ def test_the_batch_is_free_and_the_dense_model_is_reproduced(mixed, mixed_graph)
     np.testing.assert_allclose(output, mixed.twin({}).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("storage", ["archive", "onnx"])
+@pytest.mark.parametrize("format", ["archive", "onnx"])
 @pytest.mark.parametrize(("bits", "rank"), [(32, 4), (16, 0), (8, 0), (6, 3), (4, 0), (2, 5)])
-def test_float_layers_equal_their_torch_twin(mixed, mixed_graph, bits, rank, storage) -> None:
+def test_float_layers_equal_their_torch_twin(mixed, mixed_graph, bits, rank, format) -> None:
     treated = {name: mixed.treat(name, bits, rank, int8=False) for name in mixed.names}
-    proto = assemble(mixed_graph, treated, storage)
+    proto = assemble(mixed_graph, treated, format)
     np.testing.assert_allclose(
         run(proto, mixed.inputs), mixed.twin(treated).numpy(), rtol=1e-4, atol=1e-5
     )
@@ -192,25 +192,25 @@ def test_stored_weights_are_unfolded_when_the_session_loads(plain, plain_graph) 
     assert not left & {"Cast", "Mul", "DequantizeLinear"}
 
 
-@pytest.mark.parametrize("storage", ["archive", "onnx"])
+@pytest.mark.parametrize("format", ["archive", "onnx"])
 @pytest.mark.parametrize(
     ("bits", "rank", "int8"),
     [(32, 0, False), (16, 3, False), (4, 0, False), (3, 5, False), (8, 0, True), (8, 4, True)],
 )
 def test_predicted_bytes_are_those_of_the_file(
-    mixed, mixed_graph, storage, bits, rank, int8
+    mixed, mixed_graph, format, bits, rank, int8
 ) -> None:
     treated = {name: mixed.treat(name, bits, rank, int8) for name in mixed.names[1:]}
     dense = {mixed.names[0]: stored_dense(mixed.model.get_submodule(mixed.names[0]))}
     predicted = base_bytes(mixed_graph) + sum(
-        layer_bytes(mixed_graph, name, value, storage)
+        layer_bytes(mixed_graph, name, value, format)
         for name, value in {**dense, **treated}.items()
     )
-    actual = len(assemble(mixed_graph, treated, storage).SerializeToString())
+    actual = len(assemble(mixed_graph, treated, format).SerializeToString())
     assert abs(predicted - actual) <= 3
 
 
-def test_unknown_storage_is_refused(plain, plain_graph) -> None:
+def test_unknown_format_is_refused(plain, plain_graph) -> None:
     with pytest.raises(DeviceError, match="archive, onnx"):
         assemble(plain_graph, {}, "zip")
 

@@ -57,8 +57,8 @@ def outputs(device: Device, bench, proto: onnx.ModelProto, treated) -> np.ndarra
 @pytest.mark.parametrize(("bits", "rank"), [(32, 0), (32, 4), (8, 3), (4, 0)])
 def test_float_layers_give_the_same_outputs_everywhere(mixed, graph, device, bits, rank) -> None:
     treated = {name: mixed.treat(name, bits, rank, int8=False) for name in mixed.names}
-    for storage in ("archive", "onnx"):
-        proto = assemble(graph, treated, storage)
+    for format in ("archive", "onnx"):
+        proto = assemble(graph, treated, format)
         operators = device.engine.check(proto, treated)
         assert operators.keys() == {node.name for node in proto.graph.node if "/step" in node.name}
         np.testing.assert_allclose(
@@ -86,15 +86,15 @@ def test_int8_layers_run_as_int8_and_agree_with_their_twin(request, device, rank
 
 
 @each(WITH_INT8)
-@pytest.mark.parametrize("storage", ["archive", "onnx"])
+@pytest.mark.parametrize("format", ["archive", "onnx"])
 @pytest.mark.parametrize("middle", ["b", "c"])
 def test_a_float_layer_between_int8_layers_stays_float(
-    plain, plain_graph, device, storage, middle
+    plain, plain_graph, device, format, middle
 ) -> None:
     treated = {
         name: plain.treat(name, device.int8_bits, int8=name != middle) for name in plain.names
     }
-    proto = assemble(plain_graph, treated, storage)
+    proto = assemble(plain_graph, treated, format)
     assert f"{middle}/step0" in device.engine.check(proto, treated)
     step = treated["head"].grids[-1].scale
     found, twin = outputs(device, plain, proto, treated), plain.twin(treated).numpy()

@@ -74,7 +74,7 @@ def test_an_unknown_device_lists_sheets_as_well() -> None:
         (GOOD + "ram_kib = -1", "key 'ram_kib'.*greater than or equal to 0"),
         (GOOD + "ram_kib = 1.5", "key 'ram_kib'.*integer"),
         (GOOD + "threads = 0", "key 'threads'"),
-        (GOOD + "storage = 'tape'", "key 'storage'.*'archive' or 'onnx'"),
+        (GOOD + "format = 'tape'", "key 'format'.*'archive' or 'onnx'"),
         (GOOD.replace("= 2", "= 0"), "key 'float32_gmacs'.*greater than 0"),
         (GOOD.replace("= 2", "= 'fast'"), "key 'float32_gmacs'.*number"),
         (GOOD.replace("1.5", "inf"), "key 'bandwidth_gb_s'.*finite"),

@@ -428,7 +428,7 @@ def test_study_changed_since_the_run_began(cli: Cli, make_study: Any, run_copy: 
         return err
 
     assert "search space" in refused("--space", "uniform_bits")
-    assert "storage format" in refused("--storage", "onnx")
+    assert "storage format" in refused("--format", "onnx")
     task = (study / "task.py").read_text()
     (study / "task.py").write_text(task.replace("images(1, 256)[0]\n", "images(9, 256)[0]\n"))
     assert "model or calibration data" in refused()

@@ -133,7 +133,7 @@ def test_an_onnx_file_is_trained_without_pressure_on_its_bytes(
         return recover(*arguments)
 
     monkeypatch.setattr("autocompress.study.training.recover", watched)
-    study = taught(DISTIL, budget={"size": "60%", "quality": "-20pt"}, storage="onnx")
+    study = taught(DISTIL, budget={"size": "60%", "quality": "-20pt"}, format="onnx")
     (study / "space.toml").write_text("schema = 1\nbits = [4]\n")
     folder = tmp_path / "run"
     code, _, err = cli("run", study, "--out", folder)
@@ -161,7 +161,7 @@ def test_another_version_of_the_training_code_trains_anew(
     [
         (["--recover", "prune"], "recovery.method"),
         (["--recover", "distil", "--recover-time", "soon"], "duration 'soon'"),
-        (["--recover", "squeeze", "--storage", "onnx"], 'needs storage "archive"'),
+        (["--recover", "squeeze", "--format", "onnx"], 'needs format "archive"'),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

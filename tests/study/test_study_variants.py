@@ -81,7 +81,7 @@ def test_fastest_preset_ends_with_a_point_that_is_not_slower(
 
 
 def test_onnx_is_what_ships(cli: Cli, make_study: Any, tmp_path: Path) -> None:
-    study = make_study(storage="onnx", budget={"size": "70%", "quality": "-10pt"}, evaluations=8)
+    study = make_study(format="onnx", budget={"size": "70%", "quality": "-10pt"}, evaluations=8)
     text = 'schema = 1\nbits = [8, 16]\nactivations = ["float32", "int8"]\n'
     (study / "space.toml").write_text(text)
     folder = tmp_path / "run"

@@ -25,7 +25,7 @@ from autocompress.search_space.option import Option
 def assemble(
     graph: FloatGraph,
     treated: Mapping[str, Treated],
-    storage: str = "archive",
+    format: str = "archive",
     threads: int = 1,
 ) -> onnx.ModelProto:
     """Write a candidate.
@@ -33,7 +33,7 @@ def assemble(
     Args:
         graph: The model with holes.
         treated: Layer name to what is stored; a layer that is missing stays dense float32.
-        storage: `archive` or `onnx`, see `layer_nodes`.
+        format: `archive` or `onnx`, see `layer_nodes`.
         threads: Threads that the file asks its loader for.
 
     Returns:
@@ -52,7 +52,7 @@ def assemble(
     for node in graph.proto.graph.node:
         if node.op_type == HOLE:
             layer = treated.get(node.name)
-            part = _fill(graph, node, layer, storage, calls[node.name], grids.get(node.input[0]))
+            part = _fill(graph, node, layer, format, calls[node.name], grids.get(node.input[0]))
             calls[node.name] += 1
         elif node.op_type == "Add" and node.name in sums:
             part = sums[node.name].rounded(rounded[node.name])
@@ -71,10 +71,10 @@ def base_bytes(graph: FloatGraph, threads: int = 1) -> int:
     return int(proto.ByteSize()) + message_bytes(kept) + 2
 
 
-def layer_bytes(graph: FloatGraph, name: str, treated: Treated, storage: str) -> int:
+def layer_bytes(graph: FloatGraph, name: str, treated: Treated, format: str) -> int:
     """Bytes that layer `name` under a treatment adds to the file, all of its calls together."""
     return sum(
-        _fill(graph, node, treated, storage, call).size_bytes
+        _fill(graph, node, treated, format, call).size_bytes
         for call, node in enumerate(graph.holes()[name])
     )
 
@@ -101,7 +101,7 @@ def _fill(
     graph: FloatGraph,
     node: onnx.NodeProto,
     treated: Treated | None,
-    storage: str,
+    format: str,
     call: int,
     arriving: Grid | None = None,
 ) -> LayerNodes:
@@ -112,7 +112,7 @@ def _fill(
         next(layer for layer in graph.layers if layer.name == node.name),
         module,
         treated if treated is not None else stored_dense(module),
-        storage,
+        format,
         tensor_in=node.input[0],
         tensor_out=node.output[0],
         activation=attributes.get("activation", b"").decode(),

@@ -24,7 +24,7 @@ from autocompress.errors import DeviceError
 from autocompress.model.layer import Layer
 from autocompress.search_space.factors import kernel_index
 
-STORAGES = ("archive", "onnx")
+FORMATS = ("archive", "onnx")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def layer_nodes(
     layer: Layer,
     module: nn.Module,
     treated: Treated,
-    storage: str = "archive",
+    format: str = "archive",
     *,
     tensor_in: str = "input",
     tensor_out: str = "output",
@@ -73,7 +73,7 @@ def layer_nodes(
         layer: What the trace says of it; gives shapes.
         module: The dense `nn.Linear` or `nn.Conv2d`; gives strides and padding.
         treated: What is stored.
-        storage: `archive` writes float weights in float32, the file being only a runtime model;
+        format: `archive` writes float weights in float32, the file being only a runtime model;
             `onnx` writes each weight in the narrowest type that ONNX holds (int4, int8, float16),
             to be unfolded when the session loads.
         tensor_in: Name of the tensor that the layer reads.
@@ -86,11 +86,11 @@ def layer_nodes(
         on_grid: Whether `tensor_in` has been rounded to the layer's own input grid already.
 
     Raises:
-        DeviceError: If `storage` is unknown or the layer has no int8 kernel as it is.
+        DeviceError: If `format` is unknown or the layer has no int8 kernel as it is.
     """
-    if storage not in STORAGES:
-        raise DeviceError(f"storage {storage!r}: allowed are {', '.join(STORAGES)}")
-    writer = _Writer(layer, module, storage, pads, call)
+    if format not in FORMATS:
+        raise DeviceError(f"format {format!r}: allowed are {', '.join(FORMATS)}")
+    writer = _Writer(layer, module, format, pads, call)
     if treated.is_int8 and treated.grids[-1] is None and (activation or layer.kind == "Conv2d"):
         raise DeviceError(
             f"layer {layer.name!r}: an int8 convolution, and an int8 layer with an activation, "
@@ -104,11 +104,11 @@ class _Writer:
     """Collects the nodes of one call of a layer; every name begins with the layer's."""
 
     def __init__(
-        self, layer: Layer, module: nn.Module, storage: str, pads: Sequence[int], call: int
+        self, layer: Layer, module: nn.Module, format: str, pads: Sequence[int], call: int
     ) -> None:
         self.layer = layer
         self.module = module
-        self.storage = storage
+        self.format = format
         self.pads = pads
         self.call = call
         self.result = LayerNodes()
@@ -167,7 +167,7 @@ class _Writer:
 
     def float_weight(self, index: int, stored: StoredTensor, shape: tuple[int, ...]) -> str:
         name = f"weight{index}"
-        if self.storage == "archive" or stored.bits == 32:
+        if self.format == "archive" or stored.bits == 32:
             return self.tensor(name, stored.dense().reshape(shape).numpy())
         if stored.bits == 16:
             half = self.tensor(name, stored.codes.half().reshape(shape).numpy())
