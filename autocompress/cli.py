@@ -89,8 +89,30 @@ def run(
             show_default=False,
         ),
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where candidates are measured: local (threads), processes, or ray (Ray Tune).",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster: auto or HOST:PORT; else a local Ray.")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that evaluate; 0 is one for each core.")
+        int | None,
+        typer.Option(help="Threads, processes or Ray workers; 0 is one for each core."),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Candidates asked for at a time: several for each of many workers."),
+    ] = None,
+    candidate_time: Annotated[
+        str | None,
+        typer.Option(
+            help="Longest time of a candidate before its worker (not of local) is ended and it is"
+            " given up, such as 5m.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes every draw.")] = None,
     recover: Annotated[
@@ -146,7 +168,11 @@ def run(
         "max_time": max_time,
         "patience": patience,
         "stop_when_met": stop_when_met,
+        "executor": executor,
+        "address": address,
         "workers": workers,
+        "batch": batch,
+        "candidate_time": candidate_time,
         "seed": seed,
         "recovery": recovery_overrides(recover, recover_time),
     }

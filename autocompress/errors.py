@@ -54,3 +54,7 @@ class InfeasibleError(AutocompressError):
 
 class UndecidedError(InfeasibleError):
     """The solver gave up before it found a candidate or proved that there is none."""
+
+
+class ExecutorError(AutocompressError):
+    """Workers cannot be started or reached; what was evaluated before is kept."""

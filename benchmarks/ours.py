@@ -11,7 +11,7 @@ from contest import SIZE, Contest, Entry, Outcome
 
 from autocompress.search.catalogue import make_sampler
 from autocompress.search_space.candidate import Candidate
-from autocompress.study.evaluator import Evaluator
+from autocompress.study.evaluator import Evaluator, assembly_of
 from autocompress.study.events import Silent
 from autocompress.study.loop import Stops, search
 from autocompress.study.prepare import Prepared
@@ -24,7 +24,8 @@ def play(entry: Entry, contest: Contest, prepared: Prepared) -> Outcome:
     space = prepared.space
     problem = contest.problem(entry.tables)
     sampler = make_sampler(entry.sampler, problem, np.random.default_rng([entry.seed, 3]))
-    evaluator = Evaluator(prepared.model, space, prepared.stitcher, prepared.proxy)
+    parts = (prepared.model, space, prepared.bank, prepared.stitcher, prepared.proxy)
+    evaluator = Evaluator(assembly_of(*parts))
     with tempfile.TemporaryDirectory() as folder:
         journal = Path(folder) / "study.journal"
         storage = StudyStorage(journal, menus_of(space), {"benchmark": contest.study})

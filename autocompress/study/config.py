@@ -19,7 +19,7 @@ from autocompress.objective.goal import parse_goal, settle
 from autocompress.objective.preset import ObjectivePreset, load_objective
 from autocompress.search.catalogue import SAMPLERS
 from autocompress.search_space.preset import SpacePreset, load_space_preset
-from autocompress.study.knobs import Knobs
+from autocompress.study.knobs import BATCH, Knobs
 from autocompress.study.recovery_settings import RecoverySettings
 from autocompress.toml import Schema, read, validate
 
@@ -48,8 +48,17 @@ class StudyFile(Schema):
             price of that many passes over the search inputs; 0 is automatic.
         stop_when_met: Whether the search stops at the first candidate that keeps all limits, the
             one on quality by the user's metric.
-        workers: Threads that evaluate candidates; 0 is one for each core.  The result does not
-            depend on it.
+        executor: Where options are made and candidates are measured: `local` (threads of the run),
+            `processes` (of this machine; one that a candidate ends or holds up is replaced), or
+            `ray` (Ray Tune).  The result does not depend on it.
+        address: Of a Ray cluster: `auto` or HOST:PORT; a Ray of this machine where it is empty.
+        workers: Threads, processes or Ray workers; 0 is one for each core, of a cluster's cores
+            if there is one.  The result does not depend on it.
+        batch: Candidates that the sampler is asked for at a time, before it hears of any: a search
+            on many workers wants several for each.  The result depends on it.
+        candidate_time: Longest time of a candidate before a worker that is not `local` is ended
+            and the candidate given up, such as `5m`; by default 20 times the slowest so far, and
+            a minute at least.
         max_time: Longest time for the whole run before it stops searching and confirms, such as
             `10m`.
         seed: Fixes every draw.
@@ -70,7 +79,11 @@ class StudyFile(Schema):
     evaluations: int = Field(default=100, ge=1)
     patience: int = Field(default=0, ge=0)
     stop_when_met: bool = False
+    executor: Literal["local", "processes", "ray"] = "local"
+    address: str = ""
     workers: int = Field(default=0, ge=0)
+    batch: int = Field(default=BATCH, ge=1)
+    candidate_time: str = ""
     max_time: str = ""
     seed: int = Field(default=0, ge=0)
     budget: dict[str, str] = {}
@@ -190,8 +203,14 @@ def make_study(
     objective, _ = load_objective(settings.objective, folder)
     if settings.sampler not in SAMPLERS:
         raise ConfigError(f"sampler {settings.sampler!r}: allowed are {', '.join(SAMPLERS)}")
-    if settings.max_time:
-        parse_duration(settings.max_time)
+    for text in (settings.max_time, settings.candidate_time):
+        if text:
+            parse_duration(text)
+    if settings.address and settings.executor != "ray":
+        raise ConfigError(
+            f'address {settings.address!r} is that of a Ray cluster: it needs executor = "ray",'
+            f" got {settings.executor!r}"
+        )
     metric = Metric(settings.metric, settings.metric_direction == "maximize")
     goal = parse_goal(settings.goal, metric) if settings.goal or beside_goal else None
     beside, later = budget_from(settings.budget, metric), parse_budget(budget, metric)

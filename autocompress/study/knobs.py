@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 
+BATCH = 8  # candidates that are asked for at a time
 PROTECTED_BITS = 7  # the fewest that a protected unit is stored with: what int8 kernels take
 
 Reject = Callable[[Option, Layer], str]

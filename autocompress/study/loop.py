@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,10 @@ from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space
 from autocompress.study.evaluator import Evaluator
 from autocompress.study.events import Listener
+from autocompress.study.executors.executor import Lost
+from autocompress.study.knobs import BATCH
 from autocompress.study.storage import Record, StudyStorage
 
-BATCH = 8  # candidates asked for at a time
 PATIENCE = 0.3  # of the evaluations, at least LEAST_PATIENCE, when no patience is given
 LEAST_PATIENCE = 20
 
@@ -39,12 +40,14 @@ class Stops:
         patience: As many without a growth of the front beyond the noise; 0 is automatic.
         out_of_time: Asked before every batch but the first, so that something can be confirmed.
         met: Whether a complete record that keeps the problem's limits is all that was wanted.
+        batch: Candidates that are asked for at a time.
     """
 
     evaluations: float
     patience: float = 0
     out_of_time: Callable[[], bool] = lambda: False
     met: Callable[[Record], bool] = lambda record: False
+    batch: int = BATCH
 
 
 @dataclass
@@ -129,7 +132,7 @@ def search(
     best, progress = float("inf"), 0.0
     while not history.reason:
         _look_around(history, space, sampler, evaluator, storage)
-        asked = sampler.ask(_batch(history, stops.evaluations))
+        asked = sampler.ask(_batch(history, stops))
         if not asked:
             history.reason = "nothing is left to ask"
             break
@@ -154,6 +157,8 @@ def search(
                 history.waiting_seconds += time.perf_counter() - begun
                 record = _record(problem, indices, candidate, sampler, measurement)
                 storage.add(record, constraints(problem, indices, record.loss))
+            if record.error:
+                listener.note(f"candidate {record.id} {record.error}: it was given up")
             trial = trial_of(problem, indices, record)
             trials.append(trial)
             history.passes += record.passes
@@ -215,10 +220,10 @@ def constraints(problem: Problem, indices: Indices, loss: float) -> dict[str, fl
     }
 
 
-def _batch(history: History, evaluations: float) -> int:
+def _batch(history: History, stops: Stops) -> int:
     """How many candidates the evaluations that are left may pay for."""
-    left = evaluations - history.passes
-    return max(1, min(BATCH, int(np.ceil(left))))
+    left = stops.evaluations - history.passes
+    return max(1, min(stops.batch, int(np.ceil(left))))
 
 
 def _rival(
@@ -255,18 +260,27 @@ def _record(
     indices: Indices,
     candidate: Candidate,
     sampler: Sampler,
-    measured: Measurement,
+    measured: Measurement | Lost,
 ) -> Record:
-    return Record(
+    record = Record(
         id=candidate.id,
         choices=candidate.as_dict(),
-        loss=measured.value,
-        spread=measured.spread,
+        loss=float("inf"),
+        spread=0.0,
         size_bytes=problem.cost("size_bytes", indices),
         latency_ms=problem.cost("latency_ms", indices),
         origin=sampler.origin.get(indices, ""),
-        seconds=measured.seconds,
+        seconds=0.0,
         attributes=sampler.attributes(indices),
+    )
+    if isinstance(measured, Lost):
+        # It counts as a measurement, so that a search among such candidates ends.
+        return replace(record, error=measured.reason)
+    return replace(
+        record,
+        loss=measured.value,
+        spread=measured.spread,
+        seconds=measured.seconds,
         examples=measured.examples,
         passes=measured.examples / len(measured.samples),
         work=measured.passes,

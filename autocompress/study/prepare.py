@@ -15,8 +15,10 @@ from autocompress.objective.quality import Measurement, Proxy
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
-from autocompress.study.evaluator import Evaluator
+from autocompress.study.evaluator import Evaluator, assembly_of
 from autocompress.study.events import Listener
+from autocompress.study.executors.executor import Executor
+from autocompress.study.executors.local import LocalExecutor
 from autocompress.study.footprint import Footprints
 from autocompress.study.gains import without_losers
 from autocompress.study.narrowing import NAME as CHANNELS
@@ -57,6 +59,7 @@ class Prepared:
         fit: How far to trust them; None where they are estimates.
         coverage: How many of them were measured.
         prices: Loss tables and costs in numbers.
+        executor: Where candidates are measured.
         correction: What was measured at the latency limit.
     """
 
@@ -70,6 +73,7 @@ class Prepared:
     fit: Fit | None
     coverage: Coverage
     prices: Prices
+    executor: Executor
     correction: Correction = Correction()
 
     def evaluate(self, candidate: Candidate) -> Measurement:
@@ -84,11 +88,17 @@ class Prepared:
     @cached_property
     def evaluator(self) -> Evaluator:
         """Races candidates of the space."""
-        return Evaluator(self.model, self.space, self.stitcher, self.proxy, self.study.workers)
+        assembly = assembly_of(self.model, self.space, self.bank, self.stitcher, self.proxy)
+        return Evaluator(assembly, self.executor)
 
 
 def prepare(
-    study: Study, model: Model, space: Space, folder: Path, listener: Listener
+    study: Study,
+    model: Model,
+    space: Space,
+    folder: Path,
+    listener: Listener,
+    executor: Executor | None = None,
 ) -> Prepared:
     """Runs the stages between the first look and the search.
 
@@ -99,10 +109,12 @@ def prepare(
         folder: The run directory; holds `bank/`, `device.json`, `channels.json`, `prices.json`
             and `trace.onnx`.
         listener: Hears of the stages.
+        executor: Where options are made and measured; threads of this process by default.
 
     Raises:
         AutocompressError: Any of the family; what was made before stays on disk.
     """
+    executor = executor or LocalExecutor(study.workers)
     proxy = Proxy(
         model.dense, model.search_inputs, study.objective.proxy, labels=model.search_labels
     )
@@ -122,7 +134,16 @@ def prepare(
 
     listener.stage("price", "predicting what every option costs")
     prices, thinned = price(
-        study, model, space, bank, stitcher, proxy, latency, folder / "prices.json", listener
+        study,
+        model,
+        space,
+        bank,
+        stitcher,
+        proxy,
+        latency,
+        folder / "prices.json",
+        listener,
+        executor,
     )
     if model.known_graph is None:
         write_trace(folder / TRACE, model.trace_key, model.layers, model.graph)
@@ -137,6 +158,7 @@ def prepare(
         profile.fit,
         profile.coverage,
         prices,
+        executor,
     )
 
 

@@ -31,7 +31,9 @@ from autocompress.search.resource import Edge, Joint, Resource
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
+from autocompress.study.evaluator import Evaluator, assembly_of
 from autocompress.study.events import Listener
+from autocompress.study.executors.executor import Executor
 from autocompress.study.subject import Model, space_key
 from autocompress.study.swap import Swapped, swap_prices
 
@@ -77,6 +79,7 @@ def price(
     latency: LatencyPrices,
     path: Path,
     listener: Listener,
+    executor: Executor,
 ) -> tuple[Prices, Space]:
     """Prices every option and returns the menus worth searching.
 
@@ -93,6 +96,7 @@ def price(
         latency: Prices of the device.
         path: `prices.json`, reused when it was made from the same model, menus and code.
         listener: Hears of the progress.
+        executor: Where swaps are measured.
     """
     key = space_key(
         model,
@@ -118,7 +122,7 @@ def price(
     else:
         bytes_of = _sizes(study, model, space, bank)
         computed, swapped, tables = _measure(
-            study, model, space, bank, stitcher, proxy, latency, bytes_of, listener
+            study, model, space, bank, stitcher, proxy, latency, bytes_of, listener, executor
         )
         record = {
             "schema": SCHEMA,
@@ -214,6 +218,7 @@ def _measure(
     latency: LatencyPrices,
     bytes_of: Mapping[tuple[str, Option], int],
     listener: Listener,
+    executor: Executor,
 ) -> tuple[Space, Swapped, dict[str, Table]]:
     def errors(unit: str, menu: Sequence[Option]) -> NDArray[np.float64]:
         return np.array([0.0 if o.is_identity else bank[unit, o].error for o in menu])
@@ -246,7 +251,8 @@ def _measure(
         generator,
     )
     thinned = thin(candidates, adjoint, study.space.menu)
-    swapped = swap_prices(study, model, thinned, stitcher, proxy, listener)
+    evaluator = Evaluator(assembly_of(model, thinned, bank, stitcher, proxy), executor)
+    swapped = swap_prices(study, thinned, proxy, evaluator, listener)
     return (
         thinned,
         swapped,

@@ -4,6 +4,7 @@ stopped.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from autocompress.study.config import Study, with_evaluations
 from autocompress.study.confirm import Confirmation, confirm, is_closer, test
 from autocompress.study.correction import corrected, recorrected
 from autocompress.study.events import Listener, Log
+from autocompress.study.executors.catalogue import make_executor
+from autocompress.study.executors.executor import Executor
 from autocompress.study.front import front_of
 from autocompress.study.lock import lock
 from autocompress.study.prepare import Prepared, prepare
@@ -28,17 +31,24 @@ AGAIN = 2  # more searches, where the clock says that the latency limit is misse
 EVALUATIONS = 16  # of each
 
 
-def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
+def run_study(
+    study: Study, folder: Path, listener: Listener, executor: Executor | None = None
+) -> Outcome:
     """Compresses the study's model into a run directory.
 
     Args:
         study: What is asked.
         folder: The run directory; one that was begun with the same study is continued.
         listener: Hears of the progress.
+        executor: Where options are made and measured; by default the one that the study names.
+            It is left open.
 
     Raises:
         AutocompressError: Any of the family.  What was evaluated before is kept.
     """
+    if executor is None:
+        with contextlib.closing(make_executor(study)) as own:
+            return run_study(study, folder, listener, own)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,7 +60,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
         begin(folder, study, fingerprint)
-        prepared = loosened(prepare(study, model, space, folder, log))
+        prepared = loosened(prepare(study, model, space, folder, log, executor))
         prepared = corrected(prepared, folder, log)
         storage = StudyStorage(
             folder / JOURNAL,

@@ -179,6 +179,7 @@ def _run(
         patience=settings.patience,
         out_of_time=_clock(prepared.study.max_seconds, log),
         met=_met(prepared, problem) if settings.stop_when_met else lambda record: False,
+        batch=settings.batch,
     )
     held, seed = _held(prepared, problem), settings.seed
     history = search(held, prepared.space, sampler, prepared.evaluator, storage, stops, seed, log)

@@ -54,6 +54,7 @@ class Record:
             were reused.
         doubt: Relative standard error of the loss, 0 when it was measured on every input.
         samples: `(n,)` loss of each search input; empty when it was not measured on all.
+        error: Why it was given up; empty for what was measured.
     """
 
     id: str
@@ -70,12 +71,13 @@ class Record:
     work: float = 1.0
     doubt: float = 0.0
     samples: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    error: str = ""
 
     @property
     def complete(self) -> bool:
         """Whether it was measured on every search input; others were dropped by the race, and
         their loss is an estimate."""
-        return self.doubt == 0
+        return self.doubt == 0 and not self.error
 
     def value(self, name: str) -> float:
         """Loss or a cost by name."""
@@ -118,7 +120,7 @@ class StudyStorage:
         # One thread: trials stay in order, and the disk's pace holds up nothing.
         self._writer = ThreadPoolExecutor(1)
         self._writes: list[Future[None]] = []
-        self._records = {record.id: record for record in self.records()}
+        self._records = {record.id: record for record in self._read()}
         self._slopes = {
             key.removeprefix(SLOPES): str(text)
             for key, text in self._study.user_attrs.items()
@@ -126,13 +128,16 @@ class StudyStorage:
         }
 
     def records(self) -> list[Record]:
-        """Every trial in the order in which it finished."""
+        """Every candidate that was measured, in the order in which that was finished."""
+        return [record for record in self._read() if not record.error]
+
+    def _read(self) -> list[Record]:
         self.flush()
         with translated(self.path):
             return read_records(self._study.get_trials(deepcopy=False))
 
     def find(self, id: str) -> Record | None:
-        """The record of a candidate that has been evaluated, or None."""
+        """The record of a candidate that has been measured or given up, or None."""
         return self._records.get(id)
 
     def slopes(self, id: str) -> NDArray[np.float64] | None:
@@ -164,7 +169,8 @@ class StudyStorage:
         trial = create_trial(
             params=dict(record.choices),
             distributions=dict(self._distributions),
-            values=[record.value(name) for name in NAMES],
+            state=TrialState.FAIL if record.error else TrialState.COMPLETE,
+            values=None if record.error else [record.value(name) for name in NAMES],
             user_attrs={
                 "candidate": record.id,
                 "spread": record.spread,
@@ -176,6 +182,7 @@ class StudyStorage:
                 "work": record.work,
                 "doubt": record.doubt,
                 "samples": _packed(record.samples) if record.complete else "",
+                **({"error": record.error} if record.error else {}),
             },
             constraints=dict(constraints),
         )
@@ -195,7 +202,7 @@ class StudyStorage:
 
 
 def load_records(path: Path) -> list[Record]:
-    """The trials of a journal that another process may be writing; the file is not changed.
+    """What a journal has that another process may be writing; the file is not changed.
 
     A journal that a crash left before its first trial has none.
 
@@ -209,7 +216,8 @@ def load_records(path: Path) -> list[Record]:
         if STUDY not in optuna.get_all_study_names(storage):
             return []
         study = optuna.load_study(study_name=STUDY, storage=storage)
-        return read_records(study.get_trials(deepcopy=False))
+        found = read_records(study.get_trials(deepcopy=False))
+    return [record for record in found if not record.error]
 
 
 def refuse_changes(folder: Path, known: Mapping[str, str], fingerprint: Mapping[str, str]) -> None:
@@ -223,15 +231,15 @@ def refuse_changes(folder: Path, known: Mapping[str, str], fingerprint: Mapping[
 
 
 def read_records(trials: Sequence[FrozenTrial]) -> list[Record]:
-    """Finished trials as records."""
+    """Finished trials as records, those that were given up with an infinite loss and no costs."""
     return [
         Record(
             id=trial.user_attrs["candidate"],
             choices=trial.params,
-            loss=trial.values[0],
+            loss=trial.values[0] if trial.values else float("inf"),
             spread=trial.user_attrs["spread"],
-            size_bytes=trial.values[1],
-            latency_ms=trial.values[2],
+            size_bytes=trial.values[1] if trial.values else float("nan"),
+            latency_ms=trial.values[2] if trial.values else float("nan"),
             origin=trial.user_attrs["origin"],
             seconds=trial.user_attrs["seconds"],
             attributes=trial.user_attrs.get("sampler", {}),
@@ -240,9 +248,10 @@ def read_records(trials: Sequence[FrozenTrial]) -> list[Record]:
             work=trial.user_attrs.get("work", 1.0),
             doubt=trial.user_attrs.get("doubt", 0.0),
             samples=_unpacked(trial.user_attrs.get("samples", "")),
+            error=trial.user_attrs.get("error", ""),
         )
         for trial in trials
-        if trial.state == TrialState.COMPLETE
+        if trial.state == TrialState.COMPLETE or "error" in trial.user_attrs
     ]
 
 

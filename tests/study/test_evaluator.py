@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from autocompress.study.config import load_study
-from autocompress.study.evaluator import Evaluator
+from autocompress.study.evaluator import Evaluator, assembly_of
 from autocompress.study.events import Silent
+from autocompress.study.executors.local import LocalExecutor
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.subject import look
 
@@ -27,15 +28,18 @@ def candidates(prepared: Prepared, count: int) -> list[tuple[int, ...]]:
     return [tuple(int(rng.integers(size)) for size in sizes) for _ in range(count)]
 
 
+def evaluator_of(prepared: Prepared, workers: int) -> Evaluator:
+    parts = (prepared.model, prepared.space, prepared.bank, prepared.stitcher, prepared.proxy)
+    return Evaluator(assembly_of(*parts), LocalExecutor(workers))
+
+
 def test_activations_are_reused(prepared: Prepared) -> None:
     assert prepared.evaluator.reason == ""
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_numbers_are_those_of_the_stitched_model(prepared: Prepared, workers: int) -> None:
-    evaluator = Evaluator(
-        prepared.model, prepared.space, prepared.stitcher, prepared.proxy, workers
-    )
+    evaluator = evaluator_of(prepared, workers)
     asked = candidates(prepared, 12)
     order = range(len(prepared.proxy.parts))
     for candidate, found in zip(
@@ -51,9 +55,7 @@ def test_threads_do_not_change_a_bit(prepared: Prepared) -> None:
     asked = candidates(prepared, 12)
     found = []
     for workers in (1, 2):
-        evaluator = Evaluator(
-            prepared.model, prepared.space, prepared.stitcher, prepared.proxy, workers
-        )
+        evaluator = evaluator_of(prepared, workers)
         rival = next(evaluator.race(asked[:1], [None], range(16))).samples
         raced = list(evaluator.race(asked, [rival] * len(asked), range(15, -1, -1)))
         found.append([(m.value, m.doubt, m.examples) for m in raced])

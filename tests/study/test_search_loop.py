@@ -12,6 +12,7 @@ from autocompress.search.budget_sampler import BudgetSampler
 from autocompress.search.sampler import SLOPE_PASSES
 from autocompress.study.config import load_study
 from autocompress.study.events import Silent
+from autocompress.study.executors.local import LocalExecutor
 from autocompress.study.loop import History, Stops, search
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.searching import make_problem
@@ -27,9 +28,7 @@ def prepared(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepare
 
 
 def run(prepared: Prepared, folder: Path, stops: Stops, workers: int = 1) -> History:
-    settings = prepared.study.settings.model_copy(update={"workers": workers})
-    asked = replace(prepared, study=replace(prepared.study, settings=settings))
-    assert asked.evaluator.workers == workers
+    asked = replace(prepared, executor=LocalExecutor(workers))
     problem = replace(make_problem(asked), front=("size_bytes", "latency_ms"))
     storage = StudyStorage(folder / "study.journal", menus_of(asked.space), {"test": "1"})
     sampler = BudgetSampler(problem, np.random.default_rng(0))

@@ -1,0 +1,118 @@
+"""Cuts work into chunks that are worth handing out, and finds the piece that ends its worker.
+
+A chunk whose worker is lost is cut into single pieces; a piece that is alone and loses its worker
+again is given up, so that one bad candidate costs a few restarts and no search.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from autocompress.study.executors.executor import Lost
+
+SPARE = 1  # chunks that wait, so that no worker does
+FEWEST_SECONDS = 60.0  # that a piece may always take
+UNKNOWN_SECONDS = 600.0  # that it may take while nothing is known of others
+SLOWER = 20.0  # times the slowest so far
+
+
+class WorkerLost(Exception):
+    """A worker ended, or was ended because it took too long; the text says which."""
+
+
+@dataclass
+class Pace:
+    """How long pieces of one kind take.
+
+    Args:
+        chunk_seconds: What a chunk should take.
+        least_seconds: What it should take even where workers are left without one.
+        limit_seconds: Longest time of a piece; 0 is automatic.
+    """
+
+    chunk_seconds: float
+    least_seconds: float
+    limit_seconds: float = 0.0
+    pieces: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+
+    def add(self, pieces: int, seconds: float) -> None:
+        """Takes a finished chunk."""
+        self.pieces += pieces
+        self.seconds += seconds
+        self.slowest = max(self.slowest, seconds / pieces)
+
+    def size(self, left: int, workers: int) -> int:
+        """Pieces of the next chunk, of `left` ones: as a rule no more than all workers get."""
+        fair = -(-left // workers)
+        if not self.pieces:
+            return max(1, fair // 4)
+        pace = self.pieces / max(self.seconds, 1e-9)
+        least, most = self.least_seconds * pace, self.chunk_seconds * pace
+        return max(1, min(left, round(max(least, min(fair, most)))))
+
+    def longest(self, pieces: int) -> float:
+        """Seconds after which a chunk is taken for one that never ends."""
+        if self.limit_seconds:
+            return self.limit_seconds * pieces
+        known = max(FEWEST_SECONDS, SLOWER * self.slowest)
+        return pieces * (known if self.pieces else UNKNOWN_SECONDS)
+
+
+Answer: TypeAlias = "Future[tuple[list[Any], float]]"  # results and the seconds they took
+Submit: TypeAlias = Callable[[Sequence[int], float], Answer]
+
+
+def map_chunks(
+    count: int, submit: Submit, workers: int, pace: Pace, tries: int = 2
+) -> Iterator[tuple[int, Any]]:
+    """Runs pieces in chunks; yields the place and the result of each as they are finished.
+
+    Args:
+        count: Number of pieces.
+        submit: Hands out the pieces of some places with a time limit in seconds; gives their
+            results and the seconds that they took, or raises WorkerLost.
+        workers: Chunks that run at a time.
+        pace: Sizes chunks; learns from them.
+        tries: How often a piece that is alone may lose its worker before it is given up.
+
+    Raises:
+        Exception: What a piece raised.
+    """
+    waiting, alone = deque(range(count)), deque[int]()
+    lost: Counter[int] = Counter()
+    flying: dict[Answer, list[int]] = {}
+    try:
+        while waiting or alone or flying:
+            while (waiting or alone) and len(flying) < workers + SPARE:
+                if alone:
+                    chunk = [alone.popleft()]
+                else:
+                    size = pace.size(len(waiting), workers)
+                    chunk = [waiting.popleft() for _ in range(size)]
+                flying[submit(chunk, pace.longest(len(chunk)))] = chunk
+            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            for future in done:
+                chunk = flying.pop(future)
+                try:
+                    found, seconds = future.result()
+                except WorkerLost as error:
+                    if len(chunk) > 1:
+                        alone.extend(chunk)
+                        continue
+                    lost[chunk[0]] += 1
+                    if lost[chunk[0]] < tries:
+                        alone.append(chunk[0])
+                    else:
+                        yield chunk[0], Lost(str(error))
+                    continue
+                pace.add(len(chunk), seconds)
+                yield from zip(chunk, found, strict=True)
+    finally:
+        for future in flying:
+            future.cancel()
