@@ -25,6 +25,7 @@ from autocompress.study.profiling import profile_device
 from autocompress.study.subject import Model
 from autocompress.study.traced import NAME as TRACE
 from autocompress.study.traced import write_trace
+from autocompress.study.warm import read_warm
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,16 @@ def prepare(
 
     listener.stage("price", "predicting what every option costs")
     prices, thinned = price(
-        study, model, space, bank, stitcher, proxy, latency, folder / "prices.json", listener
+        study,
+        model,
+        space,
+        bank,
+        stitcher,
+        proxy,
+        latency,
+        folder / "prices.json",
+        listener,
+        keep=read_warm(folder).options(),
     )
     if model.known_graph is None:
         write_trace(folder / TRACE, model.trace_key, model.layers, model.graph)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from autocompress.errors import StorageError
+from autocompress.files import write_json
 from autocompress.search.problem import Problem
 from autocompress.study.choose import choose, reserves
 from autocompress.study.config import Study, with_evaluations
@@ -16,6 +17,8 @@ from autocompress.study.correction import corrected, recorrected
 from autocompress.study.events import Listener, Log
 from autocompress.study.front import front_of
 from autocompress.study.lock import lock
+from autocompress.study.origins import NAME as ORIGINS
+from autocompress.study.origins import origins_of
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.recovery import loosened, recover_best
 from autocompress.study.searching import joined, search_all
@@ -23,18 +26,23 @@ from autocompress.study.ship import Outcome, ship
 from autocompress.study.status import JOURNAL, begin, finish
 from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
+from autocompress.study.warm import begin_warm, share
 
 AGAIN = 2  # more searches, where the clock says that the latency limit is missed by a little
 EVALUATIONS = 16  # of each
 
 
-def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
+def run_study(
+    study: Study, folder: Path, listener: Listener, warm_start: Path | None = None
+) -> Outcome:
     """Compresses the study's model into a run directory.
 
     Args:
         study: What is asked.
         folder: The run directory; one that was begun with the same study is continued.
         listener: Hears of the progress.
+        warm_start: A finished run whose delivered candidate and front are measured first, and
+            whose bank and device are taken where they are still valid.
 
     Raises:
         AutocompressError: Any of the family.  What was evaluated before is kept.
@@ -49,7 +57,11 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         # The user's metric fails at once, not after the search.
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
+        warm = begin_warm(folder, warm_start, log)
         begin(folder, study, fingerprint)
+        write_json(folder / ORIGINS, origins_of(study, model))
+        if warm.run:
+            share(Path(warm.run), folder, study, model, space, fingerprint)
         prepared = loosened(prepare(study, model, space, folder, log))
         prepared = corrected(prepared, folder, log)
         storage = StudyStorage(
@@ -58,7 +70,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
             {**fingerprint, "menu": str(menus_of(prepared.space))},
         )
         log.stage("search", f"{study.settings.evaluations} evaluations")
-        history, problem = search_all(prepared, storage, log)
+        history, problem = search_all(prepared, storage, log, warm=warm)
         confirmation = _confirm(prepared, problem, storage, log)
         for _ in range(AGAIN):
             ranked, base = confirmation.verdicts, confirmation.original
