@@ -13,6 +13,7 @@ from autocompress.study.compare import quality_noise
 from autocompress.study.facts import Facts
 from autocompress.study.sketch import change
 
+KEPT = 20  # operations in the details
 NAMED = 4  # layers, operations or packages that a sentence names
 LEAST_MS = 0.01  # share of the original's latency below which an operation is not looked at
 LEAST_RATIO = 0.05  # by which a measured operation must be slower to count, at least
@@ -172,7 +173,10 @@ def _moved(row: Mapping[str, Any]) -> str:
     share = row["change"]
     if share is None:
         return f"{name} (new, gone or of another shape)"
-    return f"{name} (by about {100 * share:.2g} %)" if share < 1000 else f"{name} (all of it)"
+    if share > 1000:
+        return f"{name} (all of it)"
+    percent = 100 * share
+    return f"{name} (by about {percent:.{0 if percent >= 10 else 2}{'f' if percent >= 10 else 'g'}} %)"
 
 
 def _data(before: Facts, after: Facts) -> list[Cause]:
@@ -222,7 +226,7 @@ def _device(before: Facts, after: Facts) -> list[Cause]:
     )
     if is_slower and faster:
         text += f"; {len(faster)} are faster"
-    return [Cause("device", text, {"operations": rows}), *_machine(before, after)]
+    return [Cause("device", text, {"operations": shown[:KEPT]}), *_machine(before, after)]
 
 
 def _machine(before: Facts, after: Facts) -> list[Cause]:

@@ -1,13 +1,15 @@
 """Two finished runs of one study side by side: figure by figure, better, same or worse.
 
-What a study makes small is compared as it is.  What it only limits may move within the limit, so
-there only the limit counts; what it does not ask for is shown and not judged.
+What a study makes small is compared as it is.  What it only limits may move within the limit when
+another candidate is delivered, so there only the limit counts; of one and the same candidate it
+may not.  What the study does not ask for is shown and not judged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from autocompress.study.bands import (
@@ -164,23 +166,20 @@ def latency_noise(before: Facts, after: Facts) -> Band:
 def _delivered(before: Facts, after: Facts) -> list[Figure]:
     """Quality and costs of the two delivered models."""
     old, new = before.result["best"], after.result["best"]
-    quality = _graded(
+    graded = partial(_graded, before, old["candidate"] == new["candidate"])
+    quality = graded(
         "quality",
-        before,
         after.metric_unit,
         quality_of(before, after),
         quality_of(after, before),
         quality_noise(before, after),
         after.higher_is_better,
     )
-    size = _graded(
-        "size", before, "B", old["size_bytes"], new["size_bytes"], size_band(old["size_bytes"])
-    )
+    size = graded("size", "B", old["size_bytes"], new["size_bytes"], size_band(old["size_bytes"]))
     is_timed = after.result["device"].get("costs") != "estimated"
     scale = before.result["original"]["latency_ms"]
-    ratio = _graded(
+    ratio = graded(
         "latency",
-        before,
         "",
         before.latency_ratio,
         after.latency_ratio,
@@ -189,7 +188,7 @@ def _delivered(before: Facts, after: Facts) -> list[Figure]:
         name="latency over the original's",
     )
     table = Band(0.0, "computed from the device's table")
-    whole = _graded("latency", before, "ms", old["latency_ms"], new["latency_ms"], table)
+    whole = graded("latency", "ms", old["latency_ms"], new["latency_ms"], table)
     if is_timed:
         # A slower machine slows the original as well: that is not the model's fault.
         note = "not judged: it depends on how fast the machine was; the ratio does not"
@@ -201,8 +200,9 @@ def _delivered(before: Facts, after: Facts) -> list[Figure]:
 
 
 def _graded(
-    cost: str,
     earlier: Facts,
+    is_same: bool,
+    cost: str,
     unit: str,
     before: float,
     after: float,
@@ -211,10 +211,15 @@ def _graded(
     scale: float = 1.0,
     name: str = "",
 ) -> Figure:
-    """A figure by what the study wants of it; limits are divided by `scale`."""
+    """A figure by what the study wants of it; limits are divided by `scale`.
+
+    Args:
+        earlier: The run whose limits hold.
+        is_same: Whether both runs deliver the same candidate.
+    """
     wanted = role(earlier.asked, cost)
     note, bound = "", None
-    if wanted == LIMITED and cost in earlier.result["budget"]:
+    if wanted == LIMITED and not is_same and cost in earlier.result["budget"]:
         row = earlier.result["budget"][cost]
         bound = float(row["limit"]) / scale
         note = f"may move within the limit of {row['text']}"
@@ -280,16 +285,16 @@ def _at_equal_quality(before: Facts, after: Facts, is_same: bool) -> Figure:
     name = "latency at equal quality"
     wanted = role(before.asked, "latency")
     bound = None
-    if wanted == LIMITED and "latency" in before.result["budget"]:
-        row = before.result["budget"]["latency"]
-        bound = row["limit"] / before.result["original"]["latency_ms"]
     if is_same:
+        # The candidates of before were measured again, so that none is missing by chance.
         level = float(before.result["best"]["predicted"]["loss"])
         old, new = (_least_predicted(facts, level) for facts in (before, after))
         error = 0.0 if before.device == after.device else before.fit_error + after.fit_error
         band = Band((old or 0.0) * error, "the cost model's error" if error else "prices")
     else:
-        level = quality_of(before, after)
+        if wanted == LIMITED and "latency" in before.result["budget"]:
+            row = before.result["budget"]["latency"]
+            bound = row["limit"] / before.result["original"]["latency_ms"]
         room = quality_noise(before, after).width
         sign = 1.0 if after.higher_is_better else -1.0
         level = before.selection_quality - sign * room

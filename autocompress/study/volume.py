@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 # Losses from a millionth of a nat, where a model cannot be told from the original, to ten nats.
 LEAST_LOSS, MOST_LOSS = 1e-6, 10.0
 DRAWS = 50  # of the search inputs, for the noise
-CORNER = 1.001  # so that what costs as much as the original still counts
+CORNER = 1.1  # so that what costs as much as the original still counts
 
 
 @dataclass(frozen=True)
