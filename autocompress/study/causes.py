@@ -176,7 +176,11 @@ def _moved(row: Mapping[str, Any]) -> str:
     if share > 1000:
         return f"{name} (all of it)"
     percent = 100 * share
-    return f"{name} (by about {percent:.{0 if percent >= 10 else 2}{'f' if percent >= 10 else 'g'}} %)"
+    return (
+        f"{name} (by about {percent:.0f} %)"
+        if percent >= 10
+        else f"{name} (by about {percent:.2g} %)"
+    )
 
 
 def _data(before: Facts, after: Facts) -> list[Cause]:

@@ -7,7 +7,7 @@ may not.  What the study does not ask for is shown and not judged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -82,7 +82,7 @@ def compare(before: Facts, after: Facts) -> Comparison:
     """
     same = before.origins.get("calibration") == after.origins.get("calibration")
     same &= _weights(before) == _weights(after) and bool(_weights(after))
-    delivered = _delivered(before, after)
+    delivered = _delivered(before, after, same)
     if delivers_knee(after.asked):
         delivered = _traded(delivered)
     figures = [*delivered, *_limits(before, after, delivered)]
@@ -163,10 +163,12 @@ def latency_noise(before: Facts, after: Facts) -> Band:
     return ratio_band(before.latency_ratio, before.latency_interval, after.latency_interval)
 
 
-def _delivered(before: Facts, after: Facts) -> list[Figure]:
+def _delivered(before: Facts, after: Facts, is_same_model: bool) -> list[Figure]:
     """Quality and costs of the two delivered models."""
     old, new = before.result["best"], after.result["best"]
-    graded = partial(_graded, before, old["candidate"] == new["candidate"])
+    # Times hang on the choice alone, quality and bytes on the weights as well.
+    fixed = {"latency", "energy", *(("quality", "size") if is_same_model else ())}
+    graded = partial(_graded, before, fixed if old["candidate"] == new["candidate"] else ())
     quality = graded(
         "quality",
         after.metric_unit,
@@ -195,13 +197,13 @@ def _delivered(before: Facts, after: Facts) -> list[Figure]:
         whole = replace(whole, band=0.0, basis="", grade="", note=note)
     figures = [quality, size, ratio, whole]
     if "energy_mj" in old and "energy_mj" in new and role(after.asked, "energy") != FREE:
-        figures.append(_graded("energy", before, "mJ", old["energy_mj"], new["energy_mj"], table))
+        figures.append(graded("energy", "mJ", old["energy_mj"], new["energy_mj"], table))
     return figures
 
 
 def _graded(
     earlier: Facts,
-    is_same: bool,
+    fixed: Collection[str],
     cost: str,
     unit: str,
     before: float,
@@ -211,15 +213,11 @@ def _graded(
     scale: float = 1.0,
     name: str = "",
 ) -> Figure:
-    """A figure by what the study wants of it; limits are divided by `scale`.
-
-    Args:
-        earlier: The run whose limits hold.
-        is_same: Whether both runs deliver the same candidate.
-    """
+    """A figure by what the study wants of it; limits are divided by `scale`.  What is `fixed`
+    cannot have moved by the search's choice, so that a limit excuses nothing."""
     wanted = role(earlier.asked, cost)
     note, bound = "", None
-    if wanted == LIMITED and not is_same and cost in earlier.result["budget"]:
+    if wanted == LIMITED and cost not in fixed and cost in earlier.result["budget"]:
         row = earlier.result["budget"][cost]
         bound = float(row["limit"]) / scale
         note = f"may move within the limit of {row['text']}"

@@ -53,11 +53,11 @@ def run_study(
         raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
     with lock(folder / JOURNAL):
         log = Log(folder / "log.jsonl", listener)
+        warm = begin_warm(folder, warm_start, log)
         model, space = look(study, log, folder)
         # The user's metric fails at once, not after the search.
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
-        warm = begin_warm(folder, warm_start, log)
         begin(folder, study, fingerprint)
         write_json(folder / ORIGINS, origins_of(study, model))
         if warm.run:

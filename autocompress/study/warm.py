@@ -23,13 +23,14 @@ from autocompress.study.events import Listener
 from autocompress.study.profiling import is_valid
 from autocompress.study.status import JOURNAL, read_run
 from autocompress.study.subject import Model
+from autocompress.study.traced import NAME as TRACE
 
 NAME = "warm.json"
 SCHEMA = 1
 ORIGIN = "warm"
 COLUMNS = ("candidate", "loss", "size_bytes", "latency_ms", "quality")  # of front.csv, then units
 # Each says itself what it was made from, so that a stale one is made again.
-FILES = ("trace.onnx", "channels.json", "prices.json", "products.safetensors")
+FILES = ("channels.json", "prices.json", "products.safetensors")
 # What a bank's entries depend on, by the names of `made_from`.
 CONTENT = ("model or calibration data", "set of knobs", "version of the compression code")
 
@@ -70,7 +71,7 @@ class Warm:
 
 
 def begin_warm(folder: Path, earlier: Path | None, listener: Listener) -> Warm:
-    """What the run in `folder` asks first, fixed when it begins.
+    """What the run in `folder` asks first, fixed when it begins; it gets the earlier trace, too.
 
     Args:
         folder: The run directory.
@@ -100,6 +101,8 @@ def begin_warm(folder: Path, earlier: Path | None, listener: Listener) -> Warm:
         folder / NAME,
         {"schema": SCHEMA, "run": warm.run, "candidates": [dict(c) for c in warm.candidates]},
     )
+    # Before the model is traced: it is read only where it is of the same weights and code.
+    _link([earlier / TRACE], earlier, folder)
     return warm
 
 
