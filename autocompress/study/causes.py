@@ -172,9 +172,7 @@ def _moved(row: Mapping[str, Any]) -> str:
     name = row["layer"] or "the model's own tensors"
     share = row["change"]
     if share is None:
-        return f"{name} (new, gone or of another shape)"
-    if share > 1000:
-        return f"{name} (all of it)"
+        return f"{name} (new, gone, or of another shape)"
     percent = 100 * share
     return (
         f"{name} (by about {percent:.0f} %)"

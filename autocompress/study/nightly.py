@@ -101,6 +101,8 @@ def nightly(
     """
     folders = find_studies(studies)
     names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{studies}: expected studies of different names, got {names}")
     chosen = _baselines(baselines, names)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,8 @@ def nightly(
         raise StorageError(f"{out}: cannot be made: {error.strerror or error}") from error
     with lock(out / STATE):
         name, begun = _begin(out, studies, listener)
+        for study, chosen_run in chosen.items():
+            _point(out, study, {"run": chosen_run, "baseline": chosen_run})
         done: list[dict[str, Any]] = []
         for place, (folder, study) in enumerate(zip(folders, names, strict=True)):
             path = out / study / name / VERDICT
@@ -120,7 +124,7 @@ def nightly(
                 if seconds is not None:
                     share = (seconds - spent) / (len(folders) - place)
                 listener.stage(study, f"{place + 1} of {len(folders)}")
-                task = _Task(folder, study, name, out, run, share, chosen.get(study), accept)
+                task = _Task(folder, study, name, out, run, share, accept)
                 found = task.verdict()
                 write_json(path, found)
                 listener.note(f"{study}: {headline(found)}")
@@ -216,7 +220,6 @@ class _Task:
     out: Path
     run: Runner
     seconds: float | None
-    chosen: Path | None
     accept: bool
 
     @property
@@ -263,9 +266,8 @@ class _Task:
         if self.seconds is not None and self.seconds <= 0:
             raise ConfigError("not run: the time of the night was used up before")
         known = read_accepted(self.out, self.study)
-        last, first = self.chosen, self.chosen
-        if last is None and known is not None:
-            last, first = self.out / known["run"], self.out / known["baseline"]
+        last = self.out / known["run"] if known else None
+        first = self.out / known["baseline"] if known else None
         before = self._known(last)
         warm = last if before else None
         self.run(Order(self.folder, self.target, warm, self.seconds))
@@ -345,20 +347,23 @@ def measured(facts: Facts) -> dict[str, Any]:
 
 def _keep(out: Path, study: Mapping[str, Any]) -> None:
     """Makes an accepted run the one that `accepted` points at; done again, it changes nothing."""
-    if not study["accepted"]:
-        return
-    run = out / study["run"]
+    if study["accepted"]:
+        places = {key: out / study[key] for key in ("run", "baseline")}
+        _point(out, study["study"], places)
+
+
+def _point(out: Path, study: str, places: Mapping[str, Path]) -> None:
+    """Writes `accepted`: the accepted run, its plan and model, and the baseline that the nights
+    are held to; paths start from OUT."""
+    run = places["run"]
     files = {"plan": run / "plan.json", "model": run / "model.acz"}
     record = {
         "schema": SCHEMA,
-        "study": study["study"],
-        "night": study["night"],
-        "verdict": study["verdict"],
-        "run": study["run"],
-        "baseline": study["baseline"],
+        "study": study,
+        **{key: _said(out, place) for key, place in places.items()},
         **{name: _said(out, path) if path.is_file() else None for name, path in files.items()},
     }
-    write_json(out / study["study"] / ACCEPTED, record)
+    write_json(out / study / ACCEPTED, record)
 
 
 def _said(out: Path, path: Path) -> str:

@@ -52,8 +52,7 @@ def change(before: str, after: str) -> float | None:
         after: A later one.
 
     Returns:
-        None where the two are not of the same shape, so that nothing can be said; infinity where
-        there was nothing before.
+        None where nothing can be said: the two are not of the same shape, or all was zero before.
     """
     old, new = unpacked(before), unpacked(after)
     if old.shape != new.shape:
@@ -61,7 +60,7 @@ def change(before: str, after: str) -> float | None:
     moved, norm = float(np.linalg.norm(new - old)), float(np.linalg.norm(old))
     if not moved:
         return 0.0
-    return moved / norm if norm else float("inf")
+    return moved / norm if norm else None
 
 
 def packed(values: Floats) -> str:

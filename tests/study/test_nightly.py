@@ -163,7 +163,7 @@ def test_an_unchanged_model_is_the_same(nights: dict[str, Any]) -> None:
     night = nights["unchanged"]
     assert (study_of(night)["verdict"], night.exit_code) == ("same", 0)
     assert kinds(night) == ["search"]
-    assert nights["accepted"]["unchanged"]["night"] == night.name
+    assert nights["accepted"]["unchanged"]["run"] == f"tiny/{night.name}"
     # What the night is held to does not move with it.
     assert nights["accepted"]["unchanged"]["baseline"] == nights["accepted"]["first"]["run"]
 
@@ -303,6 +303,28 @@ def test_of_a_run_itself_nothing_has_moved(nights: dict[str, Any]) -> None:
     assert not any(row["moved"] for row in found["layers"])
     assert {figure["grade"] for figure in found["figures"]} <= {"same", ""}
     assert [cause["kind"] for cause in found["causes"]] == ["search"]
+
+
+def test_nights_may_not_drift_and_a_baseline_can_be_named(
+    nights: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    """The night before was as bad as this one; the baseline was not."""
+    studies = make_studies(trained, tmp_path)
+    train_briefly(studies / "tiny")
+    out = shutil.copytree(nights["out"], tmp_path / "out")
+    runs = {name: f"tiny/{nights[name].name}" for name in ("first", "better")}
+    accepted = {"run": runs["first"], "baseline": runs["better"]}
+    (out / "tiny" / "accepted").write_text(json.dumps(accepted))
+    night = one_night(studies, out)
+    assert (study_of(night)["verdict"], night.exit_code) == ("worse", 4)
+    assert "than the baseline" in study_of(night)["notes"][0]
+    assert study_of(night)["compared_with"] == runs["better"]
+    night = one_night(studies, out, baselines=[out / runs["first"]])
+    assert (study_of(night)["verdict"], night.exit_code) == ("same", 0)
+    found = read_accepted(out, "tiny")
+    assert found is not None
+    assert found["baseline"] == runs["first"]
+    assert found["run"] == f"tiny/{night.name}"
 
 
 def test_a_study_that_fails_leaves_the_others(trained: Path, tmp_path: Path) -> None:
