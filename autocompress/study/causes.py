@@ -17,6 +17,7 @@ KEPT = 20  # operations in the details
 NAMED = 4  # layers, operations or packages that a sentence names
 LEAST_MS = 0.01  # share of the original's latency below which an operation is not looked at
 LEAST_RATIO = 0.05  # by which a measured operation must be slower to count, at least
+MANY = 0.2  # share of the operations of a measured device that must have moved
 GREW = 2.0  # times the loss from which a layer counts as more sensitive
 FAINT = 1e-6  # losses below are not compared
 
@@ -212,23 +213,27 @@ def _device(before: Facts, after: Facts) -> list[Cause]:
         room = 1e-6
     slower = [row for row in rows if row["ratio"] > 1 + room]
     faster = [row for row in rows if row["ratio"] < 1 - room]
-    if not slower and not faster:
-        return _machine(before, after)
-    is_slower = bool(slower) and after.dense_ms >= before.dense_ms * (1 - room)
-    shown = slower if is_slower else sorted(faster, key=lambda row: row["ratio"])
-    word = "slower" if is_slower else "faster"
-    middle = median(row["ratio"] for row in shown)
-    named = ", ".join(
-        f"{row['layer']} {row['option']} {row['before_ms']:.3g} to {row['after_ms']:.3g} ms"
-        for row in shown[:NAMED]
-    )
-    text = (
-        f"device table {word}: {len(shown)} of {len(rows)} operations, in the median"
-        f" {middle:.2f} times the time; most: {named}"
-    )
-    if is_slower and faster:
-        text += f"; {len(faster)} are faster"
-    return [Cause("device", text, {"operations": shown[:KEPT]}), *_machine(before, after)]
+    # Prices that were fitted again scatter one by one; a device that changed moves many.
+    least = 1 if room < LEAST_RATIO else max(1, round(MANY * len(rows)))
+    shown, word = (slower, "slower") if len(slower) >= len(faster) else (faster, "faster")
+    if len(shown) >= least:
+        middle = median(row["ratio"] for row in shown)
+        shown = sorted(shown, key=lambda row: -abs(row["after_ms"] - row["before_ms"]))
+        named = ", ".join(
+            f"{row['layer']} {row['option']} {row['before_ms']:.3g} to {row['after_ms']:.3g} ms"
+            for row in shown[:NAMED]
+        )
+        text = (
+            f"device table {word}: {len(shown)} of {len(rows)} operations, in the median"
+            f" {middle:.2f} times the time; most: {named}"
+        )
+        return [Cause("device", text, {"operations": shown[:KEPT]}), *_machine(before, after)]
+    old, new = before.dense_ms, after.dense_ms
+    if abs(new / old - 1) > room:
+        word = "slower" if new > old else "faster"
+        text = f"device table {word}: the original takes {new:.3g} ms by it, before {old:.3g}"
+        return [Cause("device", text, {"original_ms": [old, new]}), *_machine(before, after)]
+    return _machine(before, after)
 
 
 def _machine(before: Facts, after: Facts) -> list[Cause]:

@@ -59,10 +59,10 @@ def run_study(
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
         begin(folder, study, fingerprint)
-        write_json(folder / ORIGINS, origins_of(study, model))
         if warm.run:
             share(Path(warm.run), folder, study, model, space, fingerprint)
         prepared = loosened(prepare(study, model, space, folder, log))
+        write_json(folder / ORIGINS, origins_of(study, model))
         prepared = corrected(prepared, folder, log)
         storage = StudyStorage(
             folder / JOURNAL,
