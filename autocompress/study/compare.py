@@ -222,6 +222,8 @@ def _graded(
         bound = float(row["limit"]) / scale
         note = f"may move within the limit of {row['text']}"
     found = grade(before, after, band.width, higher_is_better, bound)
+    if found == "better" and bound is not None and cost != "quality" and before <= bound:
+        found = "same"  # nobody asked for less than the limit, and tomorrow it may be more
     if wanted == FREE:
         found, note = "", "not judged: the study does not ask for it"
     return Figure(name or cost, unit, before, after, band.width, band.basis, found, note)
@@ -304,7 +306,10 @@ def _at_equal_quality(before: Facts, after: Facts, is_same: bool) -> Figure:
         return replace(figure, note="not judged: a run has no candidate of that quality")
     if wanted in (FREE, TRADED):
         return replace(figure, note="not judged: latency is not what the study makes small")
-    return replace(figure, grade=grade(old, new, band.width, False, bound))
+    found = grade(old, new, band.width, False, bound)
+    if found == "better" and wanted == LIMITED:
+        found = "same"  # as for what is delivered
+    return replace(figure, grade=found)
 
 
 def _least_predicted(facts: Facts, loss: float) -> float | None:
