@@ -257,9 +257,11 @@ def _limits(before: Facts, after: Facts, delivered: Sequence[Figure]) -> list[Fi
         if was is False and row["met"]:
             verdict = "better"
         met = "met" if row["met"] else "missed"
-        note = f"{met}; before {'unknown' if was is None else 'met' if was else 'missed'}"
+        note = f"{row['direction']} {limit:.4g} {row['unit']}".rstrip()
+        note += f": {met}; before {'unknown' if was is None else 'met' if was else 'missed'}"
         unit = row["unit"]
-        figure = Figure(f"limit on {name}: {row['text']}", unit, limit, value, band, "", verdict)
+        old = before.result["best"].get(COSTS[name])
+        figure = Figure(f"limit on {name}: {row['text']}", unit, old, value, band, "", verdict)
         found.append(replace(figure, note=note))
     return found
 
