@@ -141,6 +141,7 @@ def compress(
     goal: str = "",
     name: str = "model",
     out: Path | str | None = None,
+    warm_start: Path | str | None = None,
     listener: Listener | None = None,
     **settings: Any,
 ) -> Result:
@@ -163,6 +164,8 @@ def compress(
             takes the place of what the objective minimises and of its limits.
         name: Name of the study in the result.
         out: Run directory; give one to be able to resume.  A new temporary folder by default.
+        warm_start: Directory of a finished run whose delivered candidate and front are measured
+            first, and whose bank and device are taken where they are still valid.
         listener: Hears of the progress.
         **settings: Keys of `study.toml`, such as `space="int8_mixed"`, `evaluations=50`, `seed=1`.
 
@@ -184,4 +187,5 @@ def compress(
     keys = {**settings, "goal": goal, "budget": dict(budget or {}), "schema_": 1}
     study = make_study(name, task, validate(keys, StudyFile, "compress()"))
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="autocompress-"))
-    return Result(run_study(study, folder, listener or Silent()))
+    earlier = None if warm_start is None else Path(warm_start)
+    return Result(run_study(study, folder, listener or Silent(), earlier))

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from autocompress.cli_archive import inspect
 from autocompress.cli_devices import devices, profile
+from autocompress.cli_nightly import NIGHTLY_CODES, diff, nightly
 from autocompress.cli_options import Budget, RunFolder, StudyFolder, recovery_overrides
 from autocompress.cli_tuning import tune_settings
 from autocompress.errors import AutocompressError
@@ -35,7 +36,8 @@ app = typer.Typer(
     cls=Commands,
     help="Compresses trained PyTorch models to a size, latency and quality budget, as measured.",
     epilog="Exit codes: 0 budget met, 2 bad usage or input, 3 budget not met (closest point"
-    " saved), 130 interrupted (run the same command to go on).",
+    " saved), 130 interrupted (run the same command to go on). `nightly` adds 1 (a study failed or"
+    " asks for a new baseline) and 4 (a regression).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -130,6 +132,14 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<study> by default.")
     ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="A finished run whose best and front are measured first; its bank and device"
+            " are taken where they are still valid.",
+        ),
+    ] = None,
 ) -> None:
     """Compress a study's model to its budget; an interrupted run goes on.
 
@@ -180,7 +190,7 @@ def run(
     folder = out or Path("runs") / loaded.name
     console = Console()
     with Display(console) as display:
-        outcome = run_study(loaded, folder, display)
+        outcome = run_study(loaded, folder, display, warm_start)
     report = write_report(folder)
     console.print(result_table(outcome.result, loaded.settings.metric))
     seconds = outcome.result["seconds"]
@@ -357,6 +367,8 @@ app.command()(inspect)
 app.command()(devices)
 app.command()(profile)
 app.command()(tune_settings)
+app.command(epilog=NIGHTLY_CODES)(nightly)
+app.command()(diff)
 
 
 def main() -> None:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from autocompress.deploy.onnx_file import OnnxModule
 from autocompress.objective.audit import ProxyAudit, audit_proxy
 from autocompress.study.bench import Bench
+from autocompress.study.decisions import Decisions, Twins, Watched
 from autocompress.study.events import Listener
 from autocompress.study.finalist import Finalist, Probe, Verdict
 from autocompress.study.prepare import Prepared
@@ -63,12 +62,14 @@ class Test:
         winner: Quality of the winner's ONNX file, run by the device's runtime.
         agreement: Share of decisions in which the ONNX file and the torch module agree.
         examples: Number of decisions.
+        decisions: Those of the winner and of the original.
     """
 
     original: float
     winner: float
     agreement: float
     examples: int
+    decisions: Decisions | None = None
 
 
 def confirm(
@@ -271,45 +272,13 @@ def test(prepared: Prepared, winner: Finalist) -> Test:
     """
     task = prepared.study.task
     runtime = prepared.study.device.file_engine
-    twins = Twins(OnnxModule(winner.proto, runtime=runtime), winner.module)
+    watched = Watched(OnnxModule(winner.proto, runtime=runtime))
+    twins = Twins(watched, winner.module)
     quality = task.evaluate(twins, "test")
-    original = task.evaluate(prepared.model.dense, "test")
-    return Test(original, quality, twins.agreement, twins.examples)
-
-
-class Twins(nn.Module):
-    """Runs two models on the same inputs, returns the first one's outputs and counts agreements.
-
-    Args:
-        first: Gives the outputs.
-        second: Is compared with it.
-    """
-
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.first = first
-        self.second = second
-        self.examples = 0
-        self.agreed = 0
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.first(*inputs)
-        with torch.no_grad():
-            others: Tensor = self.second(*inputs)
-        same = _decisions(outputs) == _decisions(others)
-        self.examples += same.numel()
-        self.agreed += int(same.sum())
-        return outputs
-
-    @property
-    def agreement(self) -> float:
-        """Share of equal decisions; 1 when nothing was compared."""
-        return self.agreed / self.examples if self.examples else 1.0
-
-
-def _decisions(outputs: Tensor) -> Tensor:
-    """The chosen class; for a single output its sign."""
-    return outputs.argmax(-1) if outputs.ndim > 1 and outputs.shape[-1] > 1 else outputs > 0
+    dense = Watched(prepared.model.dense)
+    original = task.evaluate(dense, "test")
+    made = Decisions(watched.decisions, dense.decisions, dense.inputs)
+    return Test(original, quality, twins.agreement, twins.examples, made)
 
 
 def quality_threshold(

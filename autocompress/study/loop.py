@@ -29,6 +29,7 @@ from autocompress.study.storage import Record, StudyStorage
 
 PATIENCE = 0.3  # of the evaluations, at least LEAST_PATIENCE, when no patience is given
 LEAST_PATIENCE = 20
+MET = "the budget is met"
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _ended(history: History, stops: Stops, asked: int, patience: float, progress
     """Why the search ends after a batch; empty to go on."""
     latest = history.steps[-asked:]
     if any(step.feasible and stops.met(step.record) for step in latest):
-        return "the budget is met"
+        return MET
     if history.passes >= stops.evaluations - 1e-9:
         return "the evaluations are used up"
     if history.passes - progress >= patience:

@@ -27,6 +27,7 @@ from autocompress.study.profiling import profile_device
 from autocompress.study.subject import Model
 from autocompress.study.traced import NAME as TRACE
 from autocompress.study.traced import write_trace
+from autocompress.study.warm import read_warm
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def prepare(
         folder / "prices.json",
         listener,
         executor,
+        keep=read_warm(folder).options(),
     )
     if model.known_graph is None:
         write_trace(folder / TRACE, model.trace_key, model.layers, model.graph)

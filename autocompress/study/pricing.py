@@ -4,7 +4,7 @@ by it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def price(
     path: Path,
     listener: Listener,
     executor: Executor,
+    keep: Mapping[str, Collection[Option]] | None = None,
 ) -> tuple[Prices, Space]:
     """Prices every option and returns the menus worth searching.
 
@@ -97,6 +98,7 @@ def price(
         path: `prices.json`, reused when it was made from the same model, menus and code.
         listener: Hears of the progress.
         executor: Where swaps are measured.
+        keep: Unit to options that stay on its menu, however they are priced.
     """
     key = space_key(
         model,
@@ -122,7 +124,17 @@ def price(
     else:
         bytes_of = _sizes(study, model, space, bank)
         computed, swapped, tables = _measure(
-            study, model, space, bank, stitcher, proxy, latency, bytes_of, listener, executor
+            study,
+            model,
+            space,
+            bank,
+            stitcher,
+            proxy,
+            latency,
+            bytes_of,
+            listener,
+            executor,
+            keep or {},
         )
         record = {
             "schema": SCHEMA,
@@ -219,6 +231,7 @@ def _measure(
     bytes_of: Mapping[tuple[str, Option], int],
     listener: Listener,
     executor: Executor,
+    wanted: Mapping[str, Collection[Option]],
 ) -> tuple[Space, Swapped, dict[str, Table]]:
     def errors(unit: str, menu: Sequence[Option]) -> NDArray[np.float64]:
         return np.array([0.0 if o.is_identity else bank[unit, o].error for o in menu])
@@ -234,7 +247,8 @@ def _measure(
                 [2 * shares.index(o.inputs) + (o.activations == "int8") for o in menu]
             )
             chosen = useful(losses[unit], size, time, kinds, keep * (len(shares) + 1) // 2)
-            kept[unit] = tuple(menu[index] for index in chosen)
+            asked = {index for index, o in enumerate(menu) if o in wanted.get(unit, ())}
+            kept[unit] = tuple(menu[index] for index in sorted({*chosen, *asked}))
         return replace(menus, units=kept)
 
     space = space.computed

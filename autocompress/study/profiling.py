@@ -37,10 +37,7 @@ def profile_device(
         DeviceError: If the recorded prices are of another machine or runtime.
         StorageError: If the record is damaged or cannot be written.
     """
-    kernels = {
-        unit: sorted({kernel_class(option).id for option in menu})
-        for unit, menu in space.units.items()
-    }
+    kernels = _kernels(space)
     if path.is_file():
         # Never measured again in silence: other times would lead the search elsewhere.
         try:
@@ -70,6 +67,23 @@ def profile_device(
     }
     write_json(path, record)
     return profile
+
+
+def is_valid(path: Path, study: Study, model: Model, space: Space) -> bool:
+    """Whether there is a record of prices that a run of this study may take."""
+    try:
+        _recorded(read_json(path), path, study, model, _kernels(space))
+    except (StorageError, DeviceError):
+        return False
+    return True
+
+
+def _kernels(space: Space) -> dict[str, list[str]]:
+    """Unit to the ids of the kernels that its options run on."""
+    return {
+        unit: sorted({kernel_class(option).id for option in menu})
+        for unit, menu in space.units.items()
+    }
 
 
 def _recorded(

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from autocompress.errors import StorageError
+from autocompress.files import write_json
 from autocompress.search.problem import Problem
 from autocompress.study.choose import choose, reserves
 from autocompress.study.config import Study, with_evaluations
@@ -19,6 +20,8 @@ from autocompress.study.executors.catalogue import make_executor
 from autocompress.study.executors.executor import Executor
 from autocompress.study.front import front_of
 from autocompress.study.lock import lock
+from autocompress.study.origins import NAME as ORIGINS
+from autocompress.study.origins import origins_of
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.recovery import loosened, recover_best
 from autocompress.study.searching import joined, search_all
@@ -26,13 +29,18 @@ from autocompress.study.ship import Outcome, ship
 from autocompress.study.status import JOURNAL, begin, finish
 from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
+from autocompress.study.warm import begin_warm, share
 
 AGAIN = 2  # more searches, where the clock says that the latency limit is missed by a little
 EVALUATIONS = 16  # of each
 
 
 def run_study(
-    study: Study, folder: Path, listener: Listener, executor: Executor | None = None
+    study: Study,
+    folder: Path,
+    listener: Listener,
+    warm_start: Path | None = None,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Compresses the study's model into a run directory.
 
@@ -42,25 +50,31 @@ def run_study(
         listener: Hears of the progress.
         executor: Where options are made and measured; by default the one that the study names.
             It is left open.
+        warm_start: A finished run whose delivered candidate and front are measured first, and
+            whose bank and device are taken where they are still valid.
 
     Raises:
         AutocompressError: Any of the family.  What was evaluated before is kept.
     """
     if executor is None:
         with contextlib.closing(make_executor(study)) as own:
-            return run_study(study, folder, listener, own)
+            return run_study(study, folder, listener, warm_start, own)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
     with lock(folder / JOURNAL):
         log = Log(folder / "log.jsonl", listener)
+        warm = begin_warm(folder, warm_start, log)
         model, space = look(study, log, folder)
         # The user's metric fails at once, not after the search.
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
         begin(folder, study, fingerprint)
+        if warm.run:
+            share(Path(warm.run), folder, study, model, space, fingerprint)
         prepared = loosened(prepare(study, model, space, folder, log, executor))
+        write_json(folder / ORIGINS, origins_of(study, model))
         prepared = corrected(prepared, folder, log)
         storage = StudyStorage(
             folder / JOURNAL,
@@ -68,7 +82,7 @@ def run_study(
             {**fingerprint, "menu": str(menus_of(prepared.space))},
         )
         log.stage("search", f"{study.settings.evaluations} evaluations")
-        history, problem = search_all(prepared, storage, log)
+        history, problem = search_all(prepared, storage, log, warm=warm)
         confirmation = _confirm(prepared, problem, storage, log)
         for _ in range(AGAIN):
             ranked, base = confirmation.verdicts, confirmation.original

@@ -10,6 +10,7 @@ import numpy as np
 from autocompress.errors import UndecidedError
 from autocompress.search.budget_sampler import BudgetSampler
 from autocompress.search.catalogue import make_sampler
+from autocompress.search.given_sampler import GivenSampler
 from autocompress.search.infeasible import aim, prove
 from autocompress.search.problem import LOSS, Problem
 from autocompress.search.resource import Tie
@@ -23,7 +24,7 @@ from autocompress.study.confirm import quality_threshold
 from autocompress.study.events import Log
 from autocompress.study.finalist import original_of
 from autocompress.study.front import by_knee
-from autocompress.study.loop import History, Stops, search, trial_of
+from autocompress.study.loop import MET, History, Stops, search, trial_of
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record, StudyStorage
 from autocompress.study.targets import (
@@ -34,6 +35,7 @@ from autocompress.study.targets import (
     search_limits,
     targets_of,
 )
+from autocompress.study.warm import ORIGIN, Warm
 
 SWEPT = 24  # budgets tried to learn how much loss the metric bears
 RESOURCES = {"size": "size_bytes", "latency": "latency_ms"}
@@ -113,7 +115,11 @@ def _held(prepared: Prepared, problem: Problem) -> Problem:
 
 
 def search_all(
-    prepared: Prepared, storage: StudyStorage, log: Log, known: Sequence[Record] = ()
+    prepared: Prepared,
+    storage: StudyStorage,
+    log: Log,
+    known: Sequence[Record] = (),
+    warm: Warm | None = None,
 ) -> tuple[History, Problem]:
     """One search for quality or the front; two when size or latency is made small: first the
     front, which shows how much loss the metric bears, then the smallest candidate within that.
@@ -124,15 +130,20 @@ def search_all(
         log: Hears of them.
         known: What other searches of the run have measured: the sampler learns from it, and it
             takes the place of the first of two searches.
+        warm: What an earlier run found: measured first, beside the evaluations of the study.
     """
     settings, objective = prepared.study.settings, prepared.study.objective
     problem = make_problem(prepared)
     _note_infeasible(problem, log)
     problem = _aimed(prepared, problem, log)
+    opened = _opened(prepared, problem, storage, log, warm)
+    told = [*known, *(step.record for step in opened.steps)]
     if objective.minimise == "quality":
-        sampler = _sampler(prepared, problem, known)
-        history = _run(prepared, problem, sampler, storage, settings.evaluations, log)
-        return _summed(prepared, [history], sampler), problem
+        sampler = _sampler(prepared, problem, told)
+        histories = [opened]
+        if opened.reason != MET:
+            histories.append(_run(prepared, problem, sampler, storage, settings.evaluations, log))
+        return _summed(prepared, histories, sampler), problem
     name = RESOURCES[objective.minimise]
     complete = [record for record in known if record.complete]
     first = History()
@@ -140,19 +151,33 @@ def search_all(
         count = max(1, min(SWEPT, settings.evaluations // 2))
         sweep = SweepSampler(problem, name, problem.losses["swap"], count)
         first = _run(prepared, problem, sweep, storage, count, log)
-        complete = [step.record for step in first.steps]
+        complete = [step.record for step in (*opened.steps, *first.steps) if step.record.complete]
     limit = _loss_limit(prepared, complete)
     log.note(f"the metric bears a proxy loss of {limit:.5f}")
     # A limit that equals the best known point leaves nothing to search; the mildest option is
     # free.
     limits = {**problem.limits, LOSS: max(limit, 1e-9)} if np.isfinite(limit) else problem.limits
     aimed = replace(problem, minimise=name, limits=limits)
-    sampler = _sampler(prepared, aimed, known)
+    sampler = _sampler(prepared, aimed, told)
     left = settings.evaluations - first.passes
-    histories = [first]
+    histories = [opened, first]
     if left >= 1:
         histories.append(_run(prepared, aimed, sampler, storage, left, log))
     return _summed(prepared, histories, sampler), aimed
+
+
+def _opened(
+    prepared: Prepared, problem: Problem, storage: StudyStorage, log: Log, warm: Warm | None
+) -> History:
+    """The candidates of an earlier run, measured as they are now."""
+    places = warm.within(prepared.space, log) if warm else []
+    tied = replace(problem, limits={})
+    places = [place for place in places if tied.satisfies(place)]
+    if not warm or not places:
+        return History()
+    log.note(f"warm start: {len(places)} candidates of {warm.run} are measured first")
+    sampler = GivenSampler(places, ORIGIN)
+    return _run(prepared, problem, sampler, storage, len(places), log, is_warm=True)
 
 
 def _sampler(prepared: Prepared, problem: Problem, known: Sequence[Record]) -> Sampler:
@@ -172,18 +197,21 @@ def _run(
     storage: StudyStorage,
     evaluations: float,
     log: Log,
+    is_warm: bool = False,
 ) -> History:
     settings = prepared.study.settings
     stops = Stops(
         evaluations=max(1.0, evaluations),
-        patience=settings.patience,
+        # What is known beforehand is measured whether the front grows by it or not.
+        patience=evaluations + 1 if is_warm else settings.patience,
         out_of_time=_clock(prepared.study.max_seconds, log),
         met=_met(prepared, problem) if settings.stop_when_met else lambda record: False,
         batch=settings.batch,
     )
     held, seed = _held(prepared, problem), settings.seed
     history = search(held, prepared.space, sampler, prepared.evaluator, storage, stops, seed, log)
-    log.note(f"search: {history.reason}")
+    if not is_warm:
+        log.note(f"search: {history.reason}")
     return history
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from autocompress.errors import ArchiveError
 from autocompress.files import write_bytes, write_json
 from autocompress.search.problem import Problem
 from autocompress.study.confirm import Confirmation, Test
+from autocompress.study.decisions import NAME as DECISIONS
+from autocompress.study.decisions import write_decisions
 from autocompress.study.details import details
 from autocompress.study.events import Log
 from autocompress.study.finalist import Finalist, Verdict
@@ -24,6 +26,7 @@ from autocompress.study.prepare import Prepared
 from autocompress.study.pricing import metadata
 from autocompress.study.result import SCHEMA, describe, probes
 from autocompress.study.storage import Record
+from autocompress.study.volume import front_volume
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,11 @@ def ship(
     write_bytes(folder / "trials.parquet", table_of(records, qualities).to_parquet())
     result = describe(prepared, problem, records, confirmation, tested, folder, log)
     result["recovery"] = [dict(recovery) for recovery in recoveries]
-    write_json(folder / "details.json", details(prepared, history, confirmation, result, log))
+    found = details(prepared, history, confirmation, result, log)
+    found["front"] = asdict(front_volume(prepared, front_of(records)))
+    found["original"] = {"selection_quality": confirmation.original.quality}
+    write_json(folder / "details.json", found)
+    write_decisions(folder / DECISIONS, tested.decisions if tested else None)
     write_json(folder / "result.json", result)
     return Outcome(folder, result, prepared, winner.finalist if winner else None)
 
