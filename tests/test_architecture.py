@@ -23,7 +23,16 @@ ORDER = [
     "report",
 ]
 SHARED = {"errors", "files", "toml"}
-ENTRANCES = {"__init__", "api", "cli", "cli_archive", "cli_devices", "cli_options", "cli_tuning"}
+ENTRANCES = {
+    "__init__",
+    "api",
+    "cli",
+    "cli_archive",
+    "cli_devices",
+    "cli_options",
+    "cli_runs",
+    "cli_tuning",
+}
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 

@@ -20,6 +20,7 @@ from autocompress.objective.preset import ObjectivePreset, load_objective
 from autocompress.search.catalogue import SAMPLERS
 from autocompress.search_space.preset import SpacePreset, load_space_preset
 from autocompress.study.knobs import Knobs
+from autocompress.study.place import place_of
 from autocompress.study.recovery_settings import RecoverySettings
 from autocompress.toml import Schema, read, validate
 
@@ -56,6 +57,12 @@ class StudyFile(Schema):
         budget: Limits by name: `size`, `latency`, `quality`.
         knobs: The few settings that are not per layer.
         recovery: How the confirmed few are trained after the search.
+        storage: Where trials are recorded: the URL of a database as Optuna takes it, or the path
+            of a journal; empty is the journal in the run directory.  `${NAME}` in it is taken
+            from the environment.
+        study_name: What Optuna calls the study there; empty makes a name of its own.
+        storage_patience: How long a storage that is away is waited for, such as `5m`.
+        trackers: What also hears of the run: `mlflow`, `tensorboard`.
     """
 
     space: str = "storage"
@@ -76,6 +83,10 @@ class StudyFile(Schema):
     budget: dict[str, str] = {}
     knobs: Knobs = Knobs()
     recovery: RecoverySettings = RecoverySettings()
+    storage: str = ""
+    study_name: str = ""
+    storage_patience: str = "5m"
+    trackers: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,8 @@ def make_study(
         raise ConfigError(f"sampler {settings.sampler!r}: allowed are {', '.join(SAMPLERS)}")
     if settings.max_time:
         parse_duration(settings.max_time)
+    parse_duration(settings.storage_patience)
+    place_of(Path(), settings.storage)
     metric = Metric(settings.metric, settings.metric_direction == "maximize")
     goal = parse_goal(settings.goal, metric) if settings.goal or beside_goal else None
     beside, later = budget_from(settings.budget, metric), parse_budget(budget, metric)

@@ -4,23 +4,27 @@ stopped.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from autocompress.errors import StorageError
 from autocompress.search.problem import Problem
+from autocompress.study.book import require_study
 from autocompress.study.choose import choose, reserves
-from autocompress.study.config import Study, with_evaluations
+from autocompress.study.claim import claim
+from autocompress.study.config import Study, parse_duration, with_evaluations
 from autocompress.study.confirm import Confirmation, confirm, is_closer, test
 from autocompress.study.correction import corrected, recorrected
 from autocompress.study.events import Listener, Log
 from autocompress.study.front import front_of
 from autocompress.study.lock import lock
+from autocompress.study.patience import Patience
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.recovery import loosened, recover_best
 from autocompress.study.searching import joined, search_all
 from autocompress.study.ship import Outcome, ship
-from autocompress.study.status import JOURNAL, begin, finish
+from autocompress.study.status import JOURNAL, begin, finish, place_for
 from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
 
@@ -43,19 +47,29 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    with lock(folder / JOURNAL):
+    with lock(folder / JOURNAL), ExitStack() as stack:
         log = Log(folder / "log.jsonl", listener)
         model, space = look(study, log, folder)
         # The user's metric fails at once, not after the search.
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
-        begin(folder, study, fingerprint)
+        place, must_exist = place_for(folder, study, fingerprint)
+        patience = Patience(parse_duration(study.settings.storage_patience), log.note)
+        claimed = stack.enter_context(claim(place, patience, log.note))
+        if must_exist:
+            patience(lambda: require_study(place), place)
+        begin(folder, study, fingerprint, place)
         prepared = loosened(prepare(study, model, space, folder, log))
         prepared = corrected(prepared, folder, log)
-        storage = StudyStorage(
-            folder / JOURNAL,
-            menus_of(prepared.space),
-            {**fingerprint, "menu": str(menus_of(prepared.space))},
+        storage = stack.enter_context(
+            StudyStorage(
+                place,
+                menus_of(prepared.space),
+                {**fingerprint, "menu": str(menus_of(prepared.space))},
+                patience=patience,
+                claimed=claimed,
+                note=log.note,
+            )
         )
         log.stage("search", f"{study.settings.evaluations} evaluations")
         history, problem = search_all(prepared, storage, log)
@@ -76,6 +90,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
             prepared, problem, confirmation = nearer, tighter, again
         prepared = replace(prepared, study=study)
         confirmation, recoveries = recover_best(prepared, confirmation, folder, log)
+        storage.close()
         records = storage.records()
         tested = None
         if confirmation.winner is not None:
