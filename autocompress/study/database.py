@@ -27,6 +27,7 @@ TIMES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
+BUSY = 2  # seconds that SQLite itself waits for another writer, before Optuna tries again
 # What waiting does not change; the messages of connections that fail carry no code.
 LASTING = (
     "authentication failed",
@@ -83,6 +84,8 @@ def engine_options(place: Place) -> dict[str, Any]:
     if place.kind == "postgresql" and (driver in LIBPQ or not driver):
         times = {key: value for key, value in TIMES.items() if key not in url.query}
         options["connect_args"] = times
+    if place.kind == "sqlite" and "timeout" not in url.query:
+        options["connect_args"] = {"timeout": BUSY}
     return options
 
 
