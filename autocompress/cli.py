@@ -146,6 +146,7 @@ def run(
     from autocompress.report.tables import result_table
     from autocompress.study.config import load_study
     from autocompress.study.run import run_study
+    from autocompress.study.trackers.run_tracking import attach
 
     overrides = {
         "goal": goal,
@@ -171,6 +172,8 @@ def run(
     with Display(console) as display:
         outcome = run_study(loaded, folder, display)
     report = write_report(folder)
+    if loaded.settings.trackers:
+        attach(loaded, folder, [report], say)
     console.print(result_table(outcome.result, loaded.settings.metric))
     seconds = outcome.result["seconds"]
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())

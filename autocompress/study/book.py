@@ -133,6 +133,13 @@ class Book:
         with asked(self._place):
             return self._records()
 
+    def feasible(self) -> set[str]:
+        """Candidates that kept the limits under which they were evaluated."""
+        with asked(self._place):
+            trials = self._opened(must_exist=True).get_trials(deepcopy=False)
+        kept = [trial for trial in trials if max(trial.constraints.values(), default=0.0) <= 0]
+        return {trial.user_attrs["candidate"] for trial in kept if trial.state.is_finished()}
+
     def slopes(self) -> dict[str, str]:
         """Candidate to its slopes, as text."""
         with asked(self._place):

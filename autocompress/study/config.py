@@ -24,6 +24,7 @@ from autocompress.study.place import place_of
 from autocompress.study.recovery_settings import RecoverySettings
 from autocompress.toml import Schema, read, validate
 
+TRACKERS = ("mlflow", "tensorboard")
 DURATION = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -204,6 +205,9 @@ def make_study(
     if settings.max_time:
         parse_duration(settings.max_time)
     parse_duration(settings.storage_patience)
+    for tracker in settings.trackers:
+        if tracker not in TRACKERS:
+            raise ConfigError(f"tracker {tracker!r}: allowed are {', '.join(TRACKERS)}")
     place_of(Path(), settings.storage)
     metric = Metric(settings.metric, settings.metric_direction == "maximize")
     goal = parse_goal(settings.goal, metric) if settings.goal or beside_goal else None

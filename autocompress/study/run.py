@@ -27,6 +27,13 @@ from autocompress.study.ship import Outcome, ship
 from autocompress.study.status import JOURNAL, begin, finish, place_for
 from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
+from autocompress.study.trackers.run_tracking import (
+    FILES,
+    figures_of,
+    make_tracking,
+    settings_of,
+    tags_of,
+)
 
 AGAIN = 2  # more searches, where the clock says that the latency limit is missed by a little
 EVALUATIONS = 16  # of each
@@ -49,6 +56,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
     with lock(folder / JOURNAL), ExitStack() as stack:
         log = Log(folder / "log.jsonl", listener)
+        tracking = stack.enter_context(make_tracking(study, folder, log.note))
         model, space = look(study, log, folder)
         # The user's metric fails at once, not after the search.
         study.task.evaluate(model.dense, "selection")
@@ -59,6 +67,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         if must_exist:
             patience(lambda: require_study(place), place)
         begin(folder, study, fingerprint, place)
+        tracking.begin(settings_of(study), tags_of(folder, fingerprint))
         prepared = loosened(prepare(study, model, space, folder, log))
         prepared = corrected(prepared, folder, log)
         storage = stack.enter_context(
@@ -69,8 +78,10 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
                 patience=patience,
                 claimed=claimed,
                 note=log.note,
+                watch=tracking.candidate,
             )
         )
+        tracking.go_on(storage.records(), storage.feasible)
         log.stage("search", f"{study.settings.evaluations} evaluations")
         history, problem = search_all(prepared, storage, log)
         confirmation = _confirm(prepared, problem, storage, log)
@@ -114,6 +125,8 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
             log,
         )
         finish(folder)
+        tracking.files([folder / name for name in FILES])
+        tracking.finish(figures_of(outcome.result))
         return outcome
 
 

@@ -84,6 +84,7 @@ class StudyStorage:
         refuse_changes(folder, known, fingerprint)
         self._records = {record.id: record for record in self._try(self._book.records)}
         self._slopes = self._try(self._book.slopes)
+        self.feasible = self._try(self._book.feasible)  # when it was opened
         self._unsaved = None
         if self.place.unsaved is not None:
             self._unsaved = Unsaved(self.place.unsaved, self.place.study)
