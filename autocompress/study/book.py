@@ -237,16 +237,24 @@ def asked(place: Place) -> Iterator[None]:
             raise Away(error.strerror or str(error)) from error
 
 
-def require_study(place: Place) -> None:
-    """Refuses a place that does not hold the study; one attempt.
+def reach(place: Place, must_exist: bool) -> None:
+    """Opens a storage and closes it, so that what is wrong shows before there is work; one
+    attempt.
+
+    Args:
+        place: Where the study is, or is to be.
+        must_exist: Refuse a storage that does not hold it.
 
     Raises:
         Away: If it cannot be reached now.
-        StorageError: If the study is not there.
+        ConfigError: If a driver is missing.
+        StorageError: If it refuses, or the study is not there.
     """
+    if place.journal is not None and not must_exist:
+        return
     with asked(place):
-        storage = open_storage(place, must_exist=True)
-        is_there = find_study(place, storage) is not None
+        storage = open_storage(place, must_exist)
+        is_there = not must_exist or find_study(place, storage) is not None
         close_database(storage)
     if not is_there:
         raise StorageError(

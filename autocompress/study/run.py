@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autocompress.errors import StorageError
 from autocompress.search.problem import Problem
-from autocompress.study.book import require_study
+from autocompress.study.book import reach
 from autocompress.study.choose import choose, reserves
 from autocompress.study.claim import claim
 from autocompress.study.config import Study, parse_duration, with_evaluations
@@ -64,8 +64,7 @@ def run_study(study: Study, folder: Path, listener: Listener) -> Outcome:
         place, must_exist = place_for(folder, study, fingerprint)
         patience = Patience(parse_duration(study.settings.storage_patience), log.note)
         claimed = stack.enter_context(claim(place, patience, log.note))
-        if must_exist:
-            patience(lambda: require_study(place), place)
+        patience(lambda: reach(place, must_exist), place)
         begin(folder, study, fingerprint, place)
         tracking.begin(settings_of(study), tags_of(folder, fingerprint))
         prepared = loosened(prepare(study, model, space, folder, log))

@@ -84,4 +84,4 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     def unlock() -> None:
         held.pop().close()
 
-    return Backend("sqlite", f"sqlite:///{share}/all.db", lock, unlock)
+    return Backend("sqlite", f"sqlite:///{share}/all.db?timeout=0.1", lock, unlock)

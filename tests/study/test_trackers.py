@@ -200,6 +200,6 @@ def test_an_unknown_tracker_is_refused(cli: Cli, trained: Path, tmp_path: Path) 
 def test_a_missing_package_names_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow.store.tracking.sqlalchemy_store", None)
     with pytest.raises(ConfigError, match=r"autocompress\[mlflow\]"):
         make_tracker("mlflow", tmp_path, "tiny")
