@@ -129,11 +129,23 @@ def complaints(place: Place) -> Iterator[None]:
         text = place.hidden(_first_line(getattr(cause, "orig", None) or cause))
         if isinstance(cause, PoolTimeoutError) or _may_pass(cause, DBAPIError, text):
             raise Away(text) from error
-        raise StorageError(f"{place}: {text}") from error
+        raise StorageError(f"storage {place}: {text}{_hint(text)}") from error
     except RuntimeError as error:  # tables of another version of Optuna
-        raise StorageError(f"{place}: {place.hidden(_first_line(error))}") from error
+        raise StorageError(f"storage {place}: {place.hidden(_first_line(error))}") from error
     except (ValueError, KeyError) as error:
-        raise StorageError(f"{place}: not a readable study: {_first_line(error)}") from error
+        raise StorageError(
+            f"storage {place}: not a readable study: {_first_line(error)}"
+        ) from error
+
+
+def _hint(text: str) -> str:
+    """How a password is given, where one is missing or wrong."""
+    if not any(word in text for word in ("password", "authentication")):
+        return ""
+    return (
+        " (passwords are not kept: give --storage with it, better as ${NAME} from the environment,"
+        " or use PGPASSWORD or ~/.pgpass)"
+    )
 
 
 def _may_pass(cause: BaseException, database_error: type[Exception], text: str) -> bool:

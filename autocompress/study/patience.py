@@ -55,9 +55,11 @@ class Patience:
             except Away as error:
                 left = started + self.seconds - time.monotonic()
                 if left <= 0 or self.stop.is_set():
-                    raise StorageError(f"{name}: {error}{kept}") from error
+                    raise StorageError(f"storage {name}: {error}{kept}") from error
                 if not noted:
-                    self._note(f"{name}: {error}; trying again for {_text(self.seconds)}{kept}")
+                    self._note(
+                        f"storage {name}: {error}; trying again for {_text(self.seconds)}{kept}"
+                    )
                 noted = True
                 self.stop.wait(min(pause, left))
                 pause = min(2 * pause, LONGEST)

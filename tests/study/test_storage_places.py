@@ -24,9 +24,10 @@ from autocompress.study.book import asked, find_study, open_storage
 from autocompress.study.claim import claim
 from autocompress.study.database import close_database
 from autocompress.study.patience import Patience
-from autocompress.study.place import Place, own_journal, place_of
+from autocompress.study.place import Place, own_journal, place_of, remembered
 from autocompress.study.record import Record
 from autocompress.study.storage import StudyStorage, load_records
+from autocompress.study.unsaved import Unsaved
 
 # Not in the order of the alphabet: a database does not keep it.
 MENUS = {"z": ["dense", "w4"], "a": ["dense", "w4", "w2-s50"], "m": ["dense"]}
@@ -312,6 +313,65 @@ def test_the_lock_is_taken_again_when_the_server_dropped_it(
         with pytest.raises(StorageError, match="another process"), opened(place):
             pass
     assert raw_ids(place) == [record(0).id, record(1).id]
+
+
+def test_a_password_is_not_kept_and_can_be_given_otherwise(
+    postgresql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    with psycopg.connect(
+        host=str(postgresql.folder), user="tester", dbname="postgres"
+    ) as connection:
+        connection.execute("CREATE ROLE locked LOGIN SUPERUSER PASSWORD 'hush/hush'")
+    url = postgresql.url.replace("tester@", "locked:hush%2Fhush@")
+    place = place_of(tmp_path, url, tmp_path.name)
+    with opened(place) as storage:
+        storage.add(record(0), {})
+    begun = {"storage": place.as_dict()}
+    assert "hush" not in json.dumps(begun)
+    with pytest.raises(StorageError, match="no password supplied.*PGPASSWORD") as error:
+        load_records(remembered(tmp_path, begun))
+    assert "hush" not in str(error.value)
+    with pytest.raises(StorageError, match="password authentication failed") as error:
+        load_records(place_of(tmp_path, url.replace("hush%", "wrong%"), tmp_path.name))
+    assert "wrong" not in str(error.value)
+    assert told(load_records(remembered(tmp_path, begun, url))) == told([record(0)])
+    monkeypatch.setenv("PGPASSWORD", "hush/hush")
+    assert told(load_records(remembered(tmp_path, begun))) == told([record(0)])
+    monkeypatch.delenv("PGPASSWORD")
+    monkeypatch.setenv("LOCKED", "hush/hush")
+    named = place_of(tmp_path, url.replace("hush%2Fhush", "${LOCKED}"), tmp_path.name)
+    assert told(load_records(remembered(tmp_path, {"storage": named.as_dict()}))) == told(
+        [record(0)]
+    )
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from autocompress.errors import StorageError
+from autocompress.study.unsaved import Unsaved
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+unsaved = Unsaved(Path(sys.argv[1]), "s")
+unsaved.keep({"id": "1", "values": [1]})
+try:
+    unsaved.keep({"id": "2", "values": [2], "text": 90 * "a"})
+except StorageError as error:
+    print(error)
+unsaved.keep({"id": "3", "values": [3]})
+"""
+
+
+def test_a_full_disk_tears_no_line_of_what_is_unsaved(tmp_path: Path) -> None:
+    path = tmp_path / "unsaved.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True
+    )
+    assert f"{path}: cannot be written" in done.stdout
+    assert [line["id"] for line in Unsaved(path, "s").lines()] == ["1", "3"]
+    assert path.read_bytes().endswith(b"\n")
 
 
 def until(moment: Any) -> None:
