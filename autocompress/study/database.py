@@ -133,9 +133,8 @@ def complaints(place: Place) -> Iterator[None]:
     except RuntimeError as error:  # tables of another version of Optuna
         raise StorageError(f"storage {place}: {place.hidden(_first_line(error))}") from error
     except (ValueError, KeyError) as error:
-        raise StorageError(
-            f"storage {place}: not a readable study: {_first_line(error)}"
-        ) from error
+        text = place.hidden(_first_line(error))
+        raise StorageError(f"storage {place}: not a readable study: {text}") from error
 
 
 def _hint(text: str) -> str:
