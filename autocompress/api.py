@@ -19,7 +19,7 @@ from autocompress.study.events import Listener, Silent
 from autocompress.study.finalist import Finalist, make_finalist
 from autocompress.study.run import run_study
 from autocompress.study.ship import Outcome, write_model
-from autocompress.study.status import JOURNAL
+from autocompress.study.status import place_in
 from autocompress.study.storage import load_records
 from autocompress.toml import validate
 
@@ -109,7 +109,9 @@ class Result:
         Raises:
             ConfigError: If no candidate has that id.
         """
-        records = {record.id: record for record in load_records(self.folder / JOURNAL)}
+        storage = self.outcome.prepared.study.settings.storage
+        found = load_records(place_in(self.folder, storage))
+        records = {record.id: record for record in found}
         if id not in records:
             raise ConfigError(
                 f"candidate {id!r}: not among the {len(records)} evaluated; see `front`"

@@ -12,7 +12,16 @@ from typer.core import TyperGroup
 from autocompress.cli_archive import inspect
 from autocompress.cli_devices import devices, profile
 from autocompress.cli_nightly import NIGHTLY_CODES, diff, nightly
-from autocompress.cli_options import Budget, RunFolder, StudyFolder, recovery_overrides
+from autocompress.cli_options import (
+    Budget,
+    RunFolder,
+    Storage,
+    StudyFolder,
+    StudyName,
+    Trackers,
+    recovery_overrides,
+)
+from autocompress.cli_runs import dashboard, report, show
 from autocompress.cli_tuning import tune_settings
 from autocompress.errors import AutocompressError
 from autocompress.report.terminal import say
@@ -140,6 +149,9 @@ def run(
             " are taken where they are still valid.",
         ),
     ] = None,
+    storage: Storage = None,
+    study_name: StudyName = None,
+    track: Trackers = None,
 ) -> None:
     """Compress a study's model to its budget; an interrupted run goes on.
 
@@ -166,6 +178,7 @@ def run(
     from autocompress.report.tables import result_table
     from autocompress.study.config import load_study
     from autocompress.study.run import run_study
+    from autocompress.study.trackers.run_tracking import attach
 
     overrides = {
         "goal": goal,
@@ -185,6 +198,9 @@ def run(
         "candidate_time": candidate_time,
         "seed": seed,
         "recovery": recovery_overrides(recover, recover_time),
+        "storage": storage,
+        "study_name": study_name,
+        "trackers": track,
     }
     loaded = load_study(study, overrides, budget or ())
     folder = out or Path("runs") / loaded.name
@@ -192,6 +208,8 @@ def run(
     with Display(console) as display:
         outcome = run_study(loaded, folder, display, warm_start)
     report = write_report(folder)
+    if loaded.settings.trackers:
+        attach(loaded, folder, [report], say)
     console.print(result_table(outcome.result, loaded.settings.metric))
     seconds = outcome.result["seconds"]
     spent = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
@@ -249,37 +267,7 @@ def layers(
         console.print(groups_table(channel_groups(loaded, model)))
 
 
-@app.command()
-def show(run: RunFolder) -> None:
-    """Show a run, also while it goes on: state, best point, front, the limit that binds."""
-    from rich.console import Console
-
-    from autocompress.report.device_tables import coverage_text
-    from autocompress.report.tables import front_table, result_table
-    from autocompress.study.devices import recorded_coverage
-    from autocompress.study.front import front_of, table_of
-    from autocompress.study.status import status
-
-    console = Console()
-    found = status(run)
-    console.print(
-        f"{run}: {found.state}, {len(found.records)} candidates evaluated", highlight=False
-    )
-    if found.state != "finished" and found.result:
-        console.print("the result below is that of the last finished run", highlight=False)
-    best = ""
-    if found.result:
-        best = found.result["best"]["candidate"]
-        console.print(result_table(found.result, found.metric))
-        met = "met" if found.result["budget_met"] else "not met"
-        binding = found.result["binding"]
-        console.print(f"budget {met}; {f'{binding} binds' if binding else 'no limit binds'}")
-    front = front_of(found.records)
-    coverage = recorded_coverage(run)
-    if coverage and (front or found.result):
-        say(coverage_text(coverage.as_dict()))
-    if front:
-        console.print(front_table(table_of(front, {}), best=best))
+app.command()(show)
 
 
 @app.command()
@@ -291,6 +279,7 @@ def export(
     format: Annotated[
         str | None, typer.Option(help="onnx or archive; else by the ending.")
     ] = None,
+    storage: Storage = None,
 ) -> None:
     """Write any evaluated point as an ONNX file or a packed archive, without a new search."""
     from rich.console import Console
@@ -301,7 +290,9 @@ def export(
 
     console = Console()
     with Display(console) as display:
-        point, size = export_point(run, output, candidate, budget or (), format, display)
+        point, size = export_point(
+            run, output, candidate, budget or (), format, display, storage or ""
+        )
     say(f"{output}: candidate {point}, {size_text(size)}")
 
 
@@ -319,6 +310,7 @@ def retarget(
             help="Model file, .acz or .onnx; RUN/retargeted/CANDIDATE.acz by default.",
         ),
     ] = None,
+    storage: Storage = None,
 ) -> None:
     """Answer a new budget from a finished run, by 16 evaluations; limits that are not named stay.
 
@@ -334,7 +326,7 @@ def retarget(
 
     console = Console()
     with Display(console) as display:
-        found = answer(run, budget or (), goal, out, display)
+        found = answer(run, budget or (), goal, out, display, storage or "")
     result = found.result
     console.print(result_table(result, found.metric))
     say(
@@ -353,16 +345,8 @@ def retarget(
     console.print(met_text(result), style="bold green")
 
 
-@app.command()
-def report(run: RunFolder) -> None:
-    """Write the run's report.html again."""
-    from autocompress.report.html import write_report
-    from autocompress.study.status import read_run
-
-    read_run(run)
-    typer.echo(write_report(run))
-
-
+app.command()(report)
+app.command()(dashboard)
 app.command()(inspect)
 app.command()(devices)
 app.command()(profile)

@@ -18,6 +18,26 @@ Budget = Annotated[
         " soft limit; may be repeated.",
     ),
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Where trials are recorded: the URL of a database, with ${NAME} from the"
+        " environment, or a path ending in .journal; the run remembers it, less the password.",
+    ),
+]
+StudyName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of the study in the storage; else a name of its own."),
+]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="What also hears of the run: mlflow, tensorboard; may be repeated.",
+    ),
+]
 
 
 def recovery_overrides(method: str | None, max_time: str | None) -> dict[str, str] | None:

@@ -31,6 +31,7 @@ ENTRANCES = {
     "cli_devices",
     "cli_nightly",
     "cli_options",
+    "cli_runs",
     "cli_tuning",
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -20,9 +20,11 @@ from autocompress.objective.preset import ObjectivePreset, load_objective
 from autocompress.search.catalogue import SAMPLERS
 from autocompress.search_space.preset import SpacePreset, load_space_preset
 from autocompress.study.knobs import BATCH, Knobs
+from autocompress.study.place import place_of
 from autocompress.study.recovery_settings import RecoverySettings
 from autocompress.toml import Schema, read, validate
 
+TRACKERS = ("mlflow", "tensorboard")
 DURATION = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -65,6 +67,12 @@ class StudyFile(Schema):
         budget: Limits by name: `size`, `latency`, `quality`.
         knobs: The few settings that are not per layer.
         recovery: How the confirmed few are trained after the search.
+        storage: Where trials are recorded: the URL of a database as Optuna takes it, or the path
+            of a journal; empty is the journal in the run directory.  `${NAME}` in it is taken
+            from the environment.
+        study_name: What Optuna calls the study there; empty makes a name of its own.
+        storage_patience: How long a storage that is away is waited for, such as `5m`.
+        trackers: What also hears of the run: `mlflow`, `tensorboard`.
     """
 
     space: str = "storage"
@@ -89,6 +97,10 @@ class StudyFile(Schema):
     budget: dict[str, str] = {}
     knobs: Knobs = Knobs()
     recovery: RecoverySettings = RecoverySettings()
+    storage: str = ""
+    study_name: str = ""
+    storage_patience: str = "5m"
+    trackers: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -206,11 +218,16 @@ def make_study(
     for text in (settings.max_time, settings.candidate_time):
         if text:
             parse_duration(text)
+    parse_duration(settings.storage_patience)
     if settings.address and settings.executor != "ray":
         raise ConfigError(
             f'address {settings.address!r} is that of a Ray cluster: it needs executor = "ray",'
             f" got {settings.executor!r}"
         )
+    for tracker in settings.trackers:
+        if tracker not in TRACKERS:
+            raise ConfigError(f"tracker {tracker!r}: allowed are {', '.join(TRACKERS)}")
+    place_of(Path(), settings.storage)
     metric = Metric(settings.metric, settings.metric_direction == "maximize")
     goal = parse_goal(settings.goal, metric) if settings.goal or beside_goal else None
     beside, later = budget_from(settings.budget, metric), parse_budget(budget, metric)

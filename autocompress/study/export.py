@@ -17,7 +17,7 @@ from autocompress.study.finalist import Finalist, build_finalist, make_finalist
 from autocompress.study.front import pick
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.ship import write_model
-from autocompress.study.status import JOURNAL, read_run, refuse_other
+from autocompress.study.status import place_in, read_run, refuse_other
 from autocompress.study.storage import Record, load_records
 from autocompress.study.subject import look, made_from
 from autocompress.study.training import recovered_archive
@@ -32,6 +32,7 @@ def export_point(
     budget: Sequence[str],
     form: str | None,
     listener: Listener,
+    storage: str = "",
 ) -> tuple[str, int]:
     """Writes one candidate.
 
@@ -43,6 +44,7 @@ def export_point(
             least is taken.
         form: `onnx` or `archive`; None decides by the file's ending.
         listener: Hears of the stages.
+        storage: Replaces the URL that the run remembers, which lacks the password.
 
     Returns:
         The candidate's id and the bytes written.
@@ -57,7 +59,7 @@ def export_point(
         raise ConfigError("give either --candidate or --budget, not both")
     begun = read_run(run)
     folder = study_folder(run, begun)
-    records = load_records(run / JOURNAL)
+    records = load_records(place_in(run, storage))
     study = load_study(folder, begun["overrides"], begun["budget"])
     model, space = look(study, listener, run)
     refuse_other(run, begun, made_from(study, model, space))

@@ -16,6 +16,7 @@ from autocompress.study.confirm import Confirmation, Test
 from autocompress.study.events import Log
 from autocompress.study.finalist import Probe, Verdict
 from autocompress.study.footprint import Room
+from autocompress.study.place import JOURNAL
 from autocompress.study.prepare import Prepared
 from autocompress.study.storage import Record
 from autocompress.study.targets import Measured, Target
@@ -74,7 +75,7 @@ def describe(
         "trials.parquet",
         "details.json",
         "log.jsonl",
-        "study.journal",
+        *(path.name for path in (folder / JOURNAL,) if path.is_file()),
         "report.html",
     )
     return {

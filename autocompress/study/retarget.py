@@ -2,7 +2,7 @@
 and the measurement of what is delivered.
 
 The solver, the records and the sampler that has been told of them propose; what they find is
-recorded in the run's journal like every other candidate.  The test split is not touched: it
+recorded like every other candidate.  The test split is not touched: it
 belongs to the run.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from autocompress.objective.budget import Metric, parse_budget
 from autocompress.search.problem import Problem
 from autocompress.study.bench import Bench
 from autocompress.study.choose import choose
+from autocompress.study.claim import claim
 from autocompress.study.config import (
     Study,
     check_limits,
     load_study,
+    parse_duration,
     with_evaluations,
     with_overrides,
 )
@@ -33,11 +36,12 @@ from autocompress.study.events import Listener, Log
 from autocompress.study.export import form_of, study_folder
 from autocompress.study.finalist import Verdict
 from autocompress.study.lock import lock
+from autocompress.study.patience import Patience
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.result import anchor, budget_rows, costs, estimates, original_rooms
 from autocompress.study.searching import joined, search_all
 from autocompress.study.ship import write_model, write_plan
-from autocompress.study.status import JOURNAL, read_run, refuse_other
+from autocompress.study.status import JOURNAL, place_in, read_run, refuse_other
 from autocompress.study.storage import Record, StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
 
@@ -73,6 +77,7 @@ def retarget(
     goal: str | None,
     output: Path | None,
     listener: Listener,
+    storage: str = "",
 ) -> Retargeted:
     """Finds, measures and writes the best candidate of a run for another budget.
 
@@ -83,6 +88,7 @@ def retarget(
         output: Model file, ending in `.acz` or `.onnx`; None writes an archive into the run
             directory.  The plan and the figures are written beside it.
         listener: Hears of the stages.
+        storage: Replaces the URL that the run remembers, which lacks the password.
 
     Raises:
         ConfigError: If budget, goal or file name is not usable.
@@ -95,29 +101,41 @@ def retarget(
     form = form_of(output) if output else "archive"
     begun = read_run(run)
     study = _study(begun, study_folder(run, begun), budget, goal)
-    with lock(run / JOURNAL):
+    with lock(run / JOURNAL), ExitStack() as stack:
         log = Log(run / "log.jsonl", listener)
         model, space = look(study, log, run)
         fingerprint = made_from(study, model, space)
         refuse_other(run, begun, fingerprint)
+        place = place_in(run, storage)
+        patience = Patience(parse_duration(study.settings.storage_patience), log.note)
+        claimed = stack.enter_context(claim(place, patience, log.note))
         prepared = corrected(prepare(study, model, space, run, log), run, log)
         menus = menus_of(prepared.space)
-        storage = StudyStorage(run / JOURNAL, menus, {**fingerprint, "menu": str(menus)})
+        trials = stack.enter_context(
+            StudyStorage(
+                place,
+                menus,
+                {**fingerprint, "menu": str(menus)},
+                patience=patience,
+                claimed=claimed,
+                note=log.note,
+            )
+        )
         if study.settings.recovery.method != "none":
             log.note("retarget trains nothing: `autocompress run` with the new budget does")
-        log.stage("search", f"{EVALUATIONS} evaluations beside {len(storage.records())} records")
-        history, problem = search_all(prepared, storage, log, storage.records())
+        log.stage("search", f"{EVALUATIONS} evaluations beside {len(trials.records())} records")
+        history, problem = search_all(prepared, trials, log, trials.records())
         log.stage("confirm", "measuring beside the original")
         bench = Bench(prepared, 0.0)
-        ranked = _best(prepared, problem, bench, [], storage.records(), log)
+        ranked = _best(prepared, problem, bench, [], trials.records(), log)
         correction = recorrected(prepared, ranked, bench.base, bench.targets)
         if correction is not None:
             prepared = replace(prepared, correction=correction)
             log.stage("search", "once more, under what the clock says")
-            more, problem = search_all(prepared, storage, log, storage.records())
+            more, problem = search_all(prepared, trials, log, trials.records())
             history = joined(prepared, history, more)
             log.stage("confirm", "measuring beside the original")
-            ranked = _best(prepared, problem, bench, ranked, storage.records(), log)
+            ranked = _best(prepared, problem, bench, ranked, trials.records(), log)
         verdict = ranked[0]
         log.stage("ship", "writing and reloading")
         found = _shipped(prepared, bench, verdict, run, output, form, history.evaluated, started)

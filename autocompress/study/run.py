@@ -4,15 +4,17 @@ stopped.
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from autocompress.errors import StorageError
 from autocompress.files import write_json
 from autocompress.search.problem import Problem
+from autocompress.study.book import reach
 from autocompress.study.choose import choose, reserves
-from autocompress.study.config import Study, with_evaluations
+from autocompress.study.claim import claim
+from autocompress.study.config import Study, parse_duration, with_evaluations
 from autocompress.study.confirm import Confirmation, confirm, is_closer, test
 from autocompress.study.correction import corrected, recorrected
 from autocompress.study.events import Listener, Log
@@ -22,13 +24,21 @@ from autocompress.study.front import front_of
 from autocompress.study.lock import lock
 from autocompress.study.origins import NAME as ORIGINS
 from autocompress.study.origins import origins_of
+from autocompress.study.patience import Patience
 from autocompress.study.prepare import Prepared, prepare
 from autocompress.study.recovery import loosened, recover_best
 from autocompress.study.searching import joined, search_all
 from autocompress.study.ship import Outcome, ship
-from autocompress.study.status import JOURNAL, begin, finish
+from autocompress.study.status import JOURNAL, begin, finish, place_for
 from autocompress.study.storage import StudyStorage
 from autocompress.study.subject import look, made_from, menus_of
+from autocompress.study.trackers.run_tracking import (
+    FILES,
+    figures_of,
+    make_tracking,
+    settings_of,
+    tags_of,
+)
 from autocompress.study.warm import begin_warm, share
 
 AGAIN = 2  # more searches, where the clock says that the latency limit is missed by a little
@@ -56,31 +66,42 @@ def run_study(
     Raises:
         AutocompressError: Any of the family.  What was evaluated before is kept.
     """
-    if executor is None:
-        with contextlib.closing(make_executor(study)) as own:
-            return run_study(study, folder, listener, warm_start, own)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    with lock(folder / JOURNAL):
+    with lock(folder / JOURNAL), ExitStack() as stack:
         log = Log(folder / "log.jsonl", listener)
         warm = begin_warm(folder, warm_start, log)
+        executor = executor or stack.enter_context(closing(make_executor(study)))
+        tracking = stack.enter_context(make_tracking(study, folder, log.note))
         model, space = look(study, log, folder)
         # The user's metric fails at once, not after the search.
         study.task.evaluate(model.dense, "selection")
         fingerprint = made_from(study, model, space)
-        begin(folder, study, fingerprint)
+        place, must_exist = place_for(folder, study, fingerprint)
+        patience = Patience(parse_duration(study.settings.storage_patience), log.note)
+        claimed = stack.enter_context(claim(place, patience, log.note))
+        patience(lambda: reach(place, must_exist), place)
+        begin(folder, study, fingerprint, place)
+        tracking.begin(settings_of(study), tags_of(folder, fingerprint))
         if warm.run:
             share(Path(warm.run), folder, study, model, space, fingerprint)
         prepared = loosened(prepare(study, model, space, folder, log, executor))
         write_json(folder / ORIGINS, origins_of(study, model))
         prepared = corrected(prepared, folder, log)
-        storage = StudyStorage(
-            folder / JOURNAL,
-            menus_of(prepared.space),
-            {**fingerprint, "menu": str(menus_of(prepared.space))},
+        storage = stack.enter_context(
+            StudyStorage(
+                place,
+                menus_of(prepared.space),
+                {**fingerprint, "menu": str(menus_of(prepared.space))},
+                patience=patience,
+                claimed=claimed,
+                note=log.note,
+                watch=tracking.candidate,
+            )
         )
+        tracking.go_on(storage.records(), storage.feasible)
         log.stage("search", f"{study.settings.evaluations} evaluations")
         history, problem = search_all(prepared, storage, log, warm=warm)
         confirmation = _confirm(prepared, problem, storage, log)
@@ -100,6 +121,7 @@ def run_study(
             prepared, problem, confirmation = nearer, tighter, again
         prepared = replace(prepared, study=study)
         confirmation, recoveries = recover_best(prepared, confirmation, folder, log)
+        storage.close()
         records = storage.records()
         tested = None
         if confirmation.winner is not None:
@@ -123,6 +145,8 @@ def run_study(
             log,
         )
         finish(folder)
+        tracking.files([folder / name for name in FILES])
+        tracking.finish(figures_of(outcome.result))
         return outcome
 
 

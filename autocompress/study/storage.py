@@ -1,140 +1,122 @@
-"""The system of record: every evaluated candidate is a finished trial of an Optuna study in a
-journal file.
+"""The system of record: every evaluated candidate is a finished trial of an Optuna study, in a
+journal file or a database.
 
-One process writes it.  A line that a crash tore is cut off before the journal is opened: Optuna
-loads such a file, but the next append would make it unreadable for ever.
+One process writes it, in a thread of its own.  What goes elsewhere than into the journal of the
+run directory is kept there until the storage has it, so that the search neither waits for the
+storage nor loses anything with it.
 """
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
-from optuna.distributions import CategoricalDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autocompress.errors import StorageError, StudyMismatchError
+from autocompress.study.book import (
+    Book,
+    Entry,
+    Slopes,
+    Trial,
+    entry_of,
+    line_of,
+    read_study,
+)
+from autocompress.study.claim import Claim
+from autocompress.study.database import close_database
+from autocompress.study.patience import Patience
+from autocompress.study.place import Place, own_journal
+from autocompress.study.record import NAMES, Record, attributes_of, packed, unpacked
+from autocompress.study.unsaved import Unsaved
 
-NAMES = ("loss", "size_bytes", "latency_ms")
-FINGERPRINT = "fingerprint"
-STUDY = "autocompress"
-SLOPES = "slopes:"  # user attributes of the study, by candidate
+__all__ = ["NAMES", "Record", "StudyStorage", "load_records", "refuse_changes"]
 
+GLANCE = 10.0  # seconds for which a reader waits for a storage
+LEAVING = 5.0  # for which whoever was interrupted waits for the writer
+Watch = Callable[[Record, Mapping[str, float]], None]
 
-@dataclass(frozen=True)
-class Record:
-    """An evaluated candidate.
-
-    Args:
-        id: Short id of the candidate.
-        choices: Unit to option id.
-        loss: Proxy loss, measured.
-        spread: Standard error of the loss.
-        size_bytes: Predicted, exact for an archive.
-        latency_ms: Predicted by the cost model.
-        origin: What proposed it.
-        seconds: Time of the evaluation.
-        attributes: What the sampler wants back on resume.
-        examples: On how many search inputs it was measured, where that is known.
-        passes: The same as a share of all of them.
-        work: What that cost, in passes of the whole model over all of them; less where activations
-            were reused.
-        doubt: Relative standard error of the loss, 0 when it was measured on every input.
-        samples: `(n,)` loss of each search input; empty when it was not measured on all.
-        error: Why it was given up; empty for what was measured.
-    """
-
-    id: str
-    choices: Mapping[str, str]
-    loss: float
-    spread: float
-    size_bytes: float
-    latency_ms: float
-    origin: str
-    seconds: float
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    examples: int = 0
-    passes: float = 1.0
-    work: float = 1.0
-    doubt: float = 0.0
-    samples: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    error: str = ""
-
-    @property
-    def complete(self) -> bool:
-        """Whether it was measured on every search input; others were dropped by the race, and
-        their loss is an estimate."""
-        return self.doubt == 0 and not self.error
-
-    def value(self, name: str) -> float:
-        """Loss or a cost by name."""
-        return float(getattr(self, name))
+T = TypeVar("T")
 
 
 class StudyStorage:
-    """A study in a journal file, for the process that holds its `lock`.
+    """A study, for the process that holds its `lock` and its `claim`.
 
     Args:
-        path: The journal; created when it does not exist.
+        place: Where it is; a path is that of a journal of its own.
         menus: Unit to option ids, the search space of the study.
         fingerprint: Says what was compressed, with which data and space.
+        patience: How long a storage that is away is waited for.
+        claimed: Checked before every write.
+        note: Hears what a user should know.
+        watch: Hears of every record that is added, with its constraints.
 
     Raises:
-        StorageError: If the file cannot be read or written.
-        StudyMismatchError: If the journal holds trials of something else.
+        ConfigError: If the driver of a database is missing.
+        StorageError: If the storage cannot be reached, read or written.
+        StudyMismatchError: If it holds trials of something else.
     """
 
     def __init__(
-        self, path: Path, menus: Mapping[str, Sequence[str]], fingerprint: Mapping[str, str]
+        self,
+        place: Place | Path,
+        menus: Mapping[str, Sequence[str]],
+        fingerprint: Mapping[str, str],
+        *,
+        patience: Patience | None = None,
+        claimed: Claim | None = None,
+        note: Callable[[str], None] = lambda text: None,
+        watch: Watch = lambda record, constraints: None,
     ) -> None:
-        self.path = path
-        self._distributions = {
-            unit: CategoricalDistribution(list(menu)) for unit, menu in menus.items()
-        }
-        repair(path)
-        with translated(path):
-            self._study = optuna.create_study(
-                study_name=STUDY,
-                storage=open_journal(path),
-                directions=["minimize"] * len(NAMES),
-                load_if_exists=True,
-            )
-            known = self._study.user_attrs.get(FINGERPRINT)
-            if known is None:
-                self._study.set_metric_names(list(NAMES))
-                self._study.set_user_attr(FINGERPRINT, dict(fingerprint))
-        refuse_changes(path.parent, known or fingerprint, fingerprint)
-        # One thread: trials stay in order, and the disk's pace holds up nothing.
-        self._writer = ThreadPoolExecutor(1)
-        self._writes: list[Future[None]] = []
-        self._records = {record.id: record for record in self._read()}
-        self._slopes = {
-            key.removeprefix(SLOPES): str(text)
-            for key, text in self._study.user_attrs.items()
-            if key.startswith(SLOPES)
-        }
+        self.place = own_journal(place) if isinstance(place, Path) else place
+        self._patience = patience or Patience(0.0, note)
+        self._claimed, self._watch, self._note = claimed or Claim(), watch, note
+        self._book = Book(self.place, menus)
+        known = self._try(lambda: self._book.open(fingerprint))
+        folder = (self.place.unsaved or self.place.journal or Path()).parent
+        refuse_changes(folder, known, fingerprint)
+        self._records = {record.id: record for record in self._try(self._book.records)}
+        self._slopes = self._try(self._book.slopes)
+        self.feasible = self._try(self._book.feasible)  # when it was opened
+        self._unsaved = None
+        if self.place.unsaved is not None:
+            self._unsaved = Unsaved(self.place.unsaved, self.place.study)
+            self._recover(self._unsaved)
+        # One thread: trials stay in order, and the storage's pace holds up nothing.
+        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._written = threading.Condition()
+        self._waiting = 0
+        self._error: StorageError | None = None
+        self._writer = threading.Thread(target=self._write_all, daemon=True, name="storage")
+        self._writer.start()
+
+    def __enter__(self) -> StudyStorage:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            # What the storage lacks is in the run directory.
+            self._patience.stop.set()
+            self._end(LEAVING)
 
     def records(self) -> list[Record]:
         """Every candidate that was measured, in the order in which that was finished."""
-        return [record for record in self._read() if not record.error]
-
-    def _read(self) -> list[Record]:
         self.flush()
-        with translated(self.path):
-            return read_records(self._study.get_trials(deepcopy=False))
+        return _measured(self._records.values())
 
     def find(self, id: str) -> Record | None:
         """The record of a candidate that has been measured or given up, or None."""
@@ -143,18 +125,17 @@ class StudyStorage:
     def slopes(self, id: str) -> NDArray[np.float64] | None:
         """Slopes of the loss at a candidate, as `keep_slopes` took them, or None."""
         text = self._slopes.get(id)
-        return None if text is None else _unpacked(text)
+        return None if text is None else unpacked(text)
 
     def keep_slopes(self, id: str, slopes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Writes the slopes `(all options,)` at a candidate; returns them as they are stored.
 
         Raises:
-            StorageError: If the journal cannot be written.
+            StorageError: If the storage cannot be written.
         """
-        text = self._slopes[id] = _packed(slopes)
-        with translated(self.path):
-            self._study.set_user_attr(SLOPES + id, text)
-        return _unpacked(text)
+        text = self._slopes[id] = packed(slopes)
+        self._put(Slopes(id, text))
+        return unpacked(text)
 
     def add(self, record: Record, constraints: Mapping[str, float]) -> None:
         """Writes one finished trial, in a thread of its own; it is on disk when `flush` returns.
@@ -164,60 +145,134 @@ class StudyStorage:
             constraints: Limit name to how far it is exceeded; at most zero is feasible.
 
         Raises:
-            StorageError: If the journal cannot be written.
+            StorageError: If the storage cannot be written.
         """
-        trial = create_trial(
-            params=dict(record.choices),
-            distributions=dict(self._distributions),
-            state=TrialState.FAIL if record.error else TrialState.COMPLETE,
-            values=None if record.error else [record.value(name) for name in NAMES],
-            user_attrs={
-                "candidate": record.id,
-                "spread": record.spread,
-                "origin": record.origin,
-                "seconds": record.seconds,
-                "sampler": dict(record.attributes),
-                "examples": record.examples,
-                "passes": record.passes,
-                "work": record.work,
-                "doubt": record.doubt,
-                "samples": _packed(record.samples) if record.complete else "",
-                **({"error": record.error} if record.error else {}),
-            },
-            constraints=dict(constraints),
+        values = [] if record.error else [record.value(name) for name in NAMES]
+        trial = Trial(
+            record.id, dict(record.choices), values, attributes_of(record), dict(constraints)
         )
-        self._writes.append(self._writer.submit(self._study.add_trial, trial))
-        self._records[record.id] = record
+        self._put(trial)
+        # As a resumed run would read it.
+        attributes = json.loads(json.dumps(trial.attributes["sampler"]))
+        self._records[record.id] = replace(record, attributes=attributes)
+        self._watch(record, constraints)
 
     def flush(self) -> None:
-        """Waits until every trial that was added is on disk.
+        """Waits until every trial that was added is on disk: in the journal of the run directory,
+        or beside it until the storage has it.
 
         Raises:
-            StorageError: If the journal cannot be written.
+            StorageError: If it cannot be written, or the storage was away for too long.
         """
-        writes, self._writes = self._writes, []
-        with translated(self.path):
-            for write in writes:
-                write.result()
+        if self._unsaved is not None:
+            self._unsaved.sync()
+        else:
+            self._drain()
+        self._complain()
+
+    def close(self) -> None:
+        """Waits until the storage has everything, and lets go of it.
+
+        Raises:
+            StorageError: If it cannot be written, or was away for too long.
+        """
+        self._drain()
+        self._end()
+        self._complain()
+
+    def _put(self, entry: Entry) -> None:
+        self._complain()
+        if self._unsaved is not None:
+            self._unsaved.keep(line_of(entry))
+        with self._written:
+            self._waiting += 1
+        self._queue.put(entry)
+
+    def _recover(self, unsaved: Unsaved) -> None:
+        """Writes what an earlier process could not."""
+        count = 0
+        for entry in map(entry_of, unsaved.lines()):
+            if isinstance(entry, Slopes):
+                if entry.id not in self._slopes:
+                    self._save(entry)
+                    self._slopes[entry.id] = entry.slopes
+            elif entry.id not in self._records:
+                self._save(entry)
+                count += 1
+        unsaved.forget()
+        if count:
+            self._records = {record.id: record for record in self._try(self._book.records)}
+            self._note(f"{count} candidates from {unsaved.path.name} were written to {self.place}")
+
+    def _write_all(self) -> None:
+        """What the writer does; after an error it writes nothing more."""
+        while (entry := self._queue.get()) is not None:
+            try:
+                is_left = self._unsaved is not None and self._patience.stop.is_set()
+                if self._error is None and not is_left:
+                    self._save(entry)
+                    if self._unsaved is not None:
+                        self._unsaved.saved()
+            except StorageError as error:
+                self._error = error
+            except Exception as error:  # not to be lost with the thread
+                self._error = StorageError(f"{self.place}: {type(error).__name__}: {error}")
+                self._error.__cause__ = error
+            with self._written:
+                self._waiting -= 1
+                self._written.notify_all()
+        self._book.close()
+
+    def _save(self, entry: Entry) -> None:
+        tried = False
+
+        def attempt() -> None:
+            nonlocal tried
+            again, tried = tried, True
+            self._claimed.check()
+            self._book.put(entry, again)
+
+        self._try(attempt)
+
+    def _try(self, attempt: Callable[[], T]) -> T:
+        kept = ""
+        if self.place.unsaved is not None:
+            kept = (
+                f"; what is measured stays in {self.place.unsaved.name}, and nothing finished is"
+                " lost: the next run writes it first"
+            )
+        return self._patience(attempt, self.place, kept)
+
+    def _drain(self) -> None:
+        with self._written:
+            self._written.wait_for(lambda: self._waiting == 0)
+
+    def _end(self, seconds: float | None = None) -> None:
+        if self._writer.is_alive():
+            self._queue.put(None)
+            self._writer.join(seconds)
+
+    def _complain(self) -> None:
+        if self._error is not None:
+            raise self._error
 
 
-def load_records(path: Path) -> list[Record]:
-    """What a journal has that another process may be writing; the file is not changed.
+def load_records(place: Place | Path) -> list[Record]:
+    """What a study holds that another process may be writing; nothing is changed.
 
     A journal that a crash left before its first trial has none.
+
+    Args:
+        place: Where it is; a path is that of a journal of its own.
 
     Raises:
         StorageError: If there is no such journal or it cannot be read.
     """
-    if not path.is_file():
-        raise StorageError(f"{path}: no such study")
-    with translated(path):
-        storage = open_journal(path)
-        if STUDY not in optuna.get_all_study_names(storage):
-            return []
-        study = optuna.load_study(study_name=STUDY, storage=storage)
-        found = read_records(study.get_trials(deepcopy=False))
-    return [record for record in found if not record.error]
+    if isinstance(place, Path):
+        place = own_journal(place)
+    records, storage = Patience(GLANCE)(lambda: read_study(place), place)
+    close_database(storage)
+    return _measured(records)
 
 
 def refuse_changes(folder: Path, known: Mapping[str, str], fingerprint: Mapping[str, str]) -> None:
@@ -230,81 +285,6 @@ def refuse_changes(folder: Path, known: Mapping[str, str], fingerprint: Mapping[
         )
 
 
-def read_records(trials: Sequence[FrozenTrial]) -> list[Record]:
-    """Finished trials as records, those that were given up with an infinite loss and no costs."""
-    return [
-        Record(
-            id=trial.user_attrs["candidate"],
-            choices=trial.params,
-            loss=trial.values[0] if trial.values else float("inf"),
-            spread=trial.user_attrs["spread"],
-            size_bytes=trial.values[1] if trial.values else float("nan"),
-            latency_ms=trial.values[2] if trial.values else float("nan"),
-            origin=trial.user_attrs["origin"],
-            seconds=trial.user_attrs["seconds"],
-            attributes=trial.user_attrs.get("sampler", {}),
-            examples=trial.user_attrs.get("examples", 0),
-            passes=trial.user_attrs.get("passes", 1.0),
-            work=trial.user_attrs.get("work", 1.0),
-            doubt=trial.user_attrs.get("doubt", 0.0),
-            samples=_unpacked(trial.user_attrs.get("samples", "")),
-            error=trial.user_attrs.get("error", ""),
-        )
-        for trial in trials
-        if trial.state == TrialState.COMPLETE or "error" in trial.user_attrs
-    ]
-
-
-def _packed(samples: NDArray[np.float64]) -> str:
-    return base64.b64encode(samples.astype("<f4").tobytes()).decode()
-
-
-def _unpacked(text: str) -> NDArray[np.float64]:
-    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64)
-
-
-def open_journal(path: Path) -> JournalStorage:
-    """The journal as an Optuna storage, without Optuna's chatter."""
-    optuna.logging.set_verbosity(logging.ERROR)
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
-def repair(path: Path) -> None:
-    """Cuts off a last line that a crash left unfinished, and a lock that it left behind.
-
-    Only to be called by the process that holds `lock`.
-    """
-    Path(f"{path}.lock").unlink(missing_ok=True)
-    if not path.is_file():
-        return
-    try:
-        with path.open("r+b") as file:
-            data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            while whole and not _is_json(whole[whole[:-1].rfind(b"\n") + 1 :]):
-                whole = whole[: whole[:-1].rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                file.truncate(len(whole))
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be repaired: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Optuna's and the system's complaints about the journal as ours."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError) as error:
-        raise StorageError(f"{path}: not a readable study: {error}") from error
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+def _measured(records: Iterable[Record]) -> list[Record]:
+    """Without those that were given up."""
+    return [record for record in records if not record.error]

@@ -27,10 +27,11 @@ from autocompress.compression.bank import recipe
 from autocompress.errors import AutocompressError, ConfigError
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
+from autocompress.study.journal import open_journal, repair, translated
 from autocompress.study.knobs import Knobs
 from autocompress.study.lock import lock
 from autocompress.study.rehearsal import LEAST_LOSS, Rehearsal, rehearse
-from autocompress.study.storage import open_journal, refuse_changes, repair, translated
+from autocompress.study.storage import refuse_changes
 from autocompress.study.subject import trace_model
 from autocompress.study.tuned import NAME, Tuning
 

@@ -407,6 +407,9 @@ def test_full_disk_while_the_journal_is_written(
     assert out.returncode == 2, out.stdout + out.stderr
     assert "study.journal" in out.stderr
     assert "Traceback" not in out.stderr
+    left = journal.read_bytes()
+    assert left.endswith(b"\n"), "the torn line is cut off at once"
+    assert [json.loads(line) for line in left.splitlines()]
     assert cli("run", trained, "--out", run_copy)[0] == 0
     assert trials(run_copy) == undisturbed[1]
     assert_whole(run_copy)
