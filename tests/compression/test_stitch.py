@@ -11,6 +11,7 @@ from autocompress.compression import stitch
 from autocompress.compression.quantize import round_to_nearest
 from autocompress.compression.stitch import Stitcher, stitched
 from autocompress.compression.treated import Treated
+from autocompress.model.memory import model_bytes
 from autocompress.model.swap import swap
 from autocompress.search_space.option import Option
 
@@ -117,7 +118,8 @@ def test_a_full_cache_drops_the_oldest_modules(
     model: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Weights and biases: 56 in body.0, 72 in body.2, 27 in the head.
-    monkeypatch.setattr(stitch, "CACHED_WEIGHTS", 130)
+    for name in ("LEAST_CACHED", "MOST_CACHED"):
+        monkeypatch.setattr(stitch, name, 4 * 130)
     lookup = Lookup(model)
     stitcher = Stitcher(model, lookup)
     x = torch.randn(5, 6)
@@ -130,7 +132,8 @@ def test_a_full_cache_drops_the_oldest_modules(
     stitcher.module("body.2", TWO)
     stitcher.module("head", TWO)
     assert lookup.asked == {("body.0", TWO): 2, ("body.2", TWO): 1, ("head", TWO): 2}
-    assert sum(map(stitch._weights, stitcher._built.values())) == stitcher._cached <= 130
+    kept = sum(map(model_bytes, stitcher._built.values()))
+    assert kept == stitcher._cached <= 4 * 130
     # What was dropped while in use, and built again, is the same.
     stitcher.stitch(choose(Option(), Option(), Option()))
     fresh = Stitcher(model, Lookup(model)).stitch(choose(TWO, TWO, TWO))

@@ -1,0 +1,242 @@
+"""What trace, bank and pricing take as a model grows: seconds and peak memory by layers, width,
+options and calibration examples, with the laws fitted to them; and whether bank and pricing of a
+model of 100 M parameters keep to three times its size.
+
+Every stage runs in a process of its own, on one thread.  Memory is the most that was ever resident
+(`ru_maxrss`) less what the same process takes when it has imported everything and done nothing;
+it contains the model, the calibration inputs and every mapped page of the bank.
+
+    python benchmarks/scaling.py --json scaling.json
+    python benchmarks/scaling.py --only large --limit 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from families.transformer import Encoder
+
+from autocompress.compression.bank import Bank
+from autocompress.compression.stitch import Stitcher
+from autocompress.model.task import Task
+from autocompress.objective.quality import Proxy
+from autocompress.study.config import Study, StudyFile, make_study
+from autocompress.study.events import Silent
+from autocompress.study.pricing import price
+from autocompress.study.profiling import profile_device
+from autocompress.study.subject import look
+
+PACKAGES = ("autocompress", "numpy", "torch")
+STAGES = ("trace", "bank", "price")
+MIB = 2**20
+CLASSES = 10
+HEAD = 64  # features of an attention head
+# Menus of 2, 4, 8 and 16 options beside the identity, of weights that are all kept.
+MENUS = {
+    2: ([4, 8], [1.0], ["float32"]),
+    4: ([4, 8], [1.0, 0.25], ["float32"]),
+    8: ([4, 8], [1.0, 0.25], ["float32", "int8"]),
+    16: ([3, 4, 6, 8], [1.0, 0.25], ["float32", "int8"]),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model and what is done with it.
+
+    Args:
+        width: Features of a token.
+        layers: Blocks of the encoder, each of six linear layers.
+        options: Options a layer beside the identity, a key of `MENUS`.
+        examples: Calibration examples; a quarter judges, the rest fits.
+        tokens: Tokens of an example.
+        sparsity: Share of zeros of one more option; 0 for none.
+    """
+
+    width: int = 256
+    layers: int = 4
+    options: int = 4
+    examples: int = 64
+    tokens: int = 16
+    sparsity: float = 0.0
+
+
+BASE = Case()
+LARGE = Case(768, 14, 4, 64, 16)
+SERIES: Mapping[str, tuple[Case, ...]] = {
+    "layers": tuple(replace(BASE, layers=n) for n in (2, 4, 8, 16)),
+    "width": tuple(replace(BASE, width=n) for n in (128, 256, 512, 768)),
+    "options": tuple(replace(BASE, options=n) for n in MENUS),
+    "examples": tuple(replace(BASE, examples=n) for n in (64, 128, 256, 512)),
+    "sparsity": tuple(replace(BASE, width=n, layers=1, sparsity=0.5) for n in (64, 128, 256)),
+    "large": (LARGE,),
+}
+
+
+def make_model(case: Case) -> Encoder:
+    """An encoder with made-up weights."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        heads = case.width // HEAD
+        return Encoder(case.width, case.layers, heads, case.tokens, CLASSES).eval()
+
+
+def make_inputs(case: Case, count: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, case.tokens, case.width, generator=generator)
+
+
+def space_text(case: Case) -> str:
+    """A search space of few options as TOML."""
+    bits, rank, activations = MENUS[case.options]
+    lines = [
+        "schema = 1",
+        'description = "a few options a layer"',
+        f"bits = {bits}",
+        f"rank = {rank}",
+        f"activations = {json.dumps(activations)}",
+        f"sparsity = {[0, case.sparsity] if case.sparsity else [0]}",
+        'exclude = ["classifier"]',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def study_of(case: Case, folder: Path) -> Study:
+    """The study of a case; its search space lies in the folder."""
+    space = folder / "space.toml"
+    space.write_text(space_text(case), encoding="utf-8")
+    task = Task(
+        lambda: make_model(case),
+        lambda: make_inputs(case, case.examples, 1),
+        lambda: make_inputs(case, 1, 2),
+        lambda model: 0.0,
+        "benchmarks/scaling.py",
+    )
+    settings = StudyFile(space=str(space), device="cortex_a76", workers=1)
+    return make_study("scaling", task, settings, ["size=25%"])
+
+
+def memory(key: str) -> int:
+    """Bytes of a line of `/proc/self/status`."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def run_stage(case: Case, stage: str, folder: Path, limit: float) -> dict[str, Any]:
+    """Runs one stage here, after what it needs of the others; the process does nothing else.
+
+    Args:
+        case: The model.
+        stage: One of `STAGES`; each finds what the one before left in the folder.
+        folder: The run directory.
+        limit: Most memory above the idle process, in sizes of the model; 0 for none.
+    """
+    torch.set_num_threads(1)
+    idle, data = memory("VmRSS"), memory("VmData")
+    parameters = parameters_of(case)
+    size = 4 * parameters
+    if limit:
+        most = data + int(limit * size)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    study = study_of(case, folder)
+    listener = Silent()
+    start, cpu = time.perf_counter(), time.process_time()
+    model, space = look(study, listener)
+    if stage == "trace":
+        profile_device(study, model, space, folder / "device.json", listener)
+    else:
+        profile = profile_device(study, model, space, folder / "device.json", listener)
+        proxy = Proxy(model.dense, model.search_inputs, study.objective.proxy)
+        bank = Bank(folder / "bank", model.key)
+        start, cpu = time.perf_counter(), time.process_time()
+        for name, menu in space.computed.units.items():
+            bank.fill(
+                model.layer(name),
+                model.dense.get_submodule(name),
+                lambda name=name: model.statistics[name],  # type: ignore[misc]
+                menu,
+            )
+        if stage == "price":
+            start, cpu = time.perf_counter(), time.process_time()
+            stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)
+            path = folder / "prices.json"
+            price(study, model, space, bank, stitcher, proxy, profile.prices, path, listener)
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        **asdict(case),
+        "stage": stage,
+        "parameters": parameters,
+        "model_bytes": size,
+        "units": len(space.units),
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "idle_bytes": idle,
+        "peak_bytes": peak,
+        "above_idle_bytes": peak - idle,
+        "models": (peak - idle) / size,
+        "limit_models": limit or None,
+    }
+
+
+def parameters_of(case: Case) -> int:
+    """Parameters of the case's model, which is not made."""
+    with torch.device("meta"):
+        heads = case.width // HEAD
+        made = Encoder(case.width, case.layers, heads, case.tokens, CLASSES)
+    return sum(parameter.numel() for parameter in made.parameters())
+
+
+def measure(case: Case, stages: Sequence[str], limit: float) -> Iterator[dict[str, Any]]:
+    """A row for each stage, each measured in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        for stage in STAGES[: 1 + max(STAGES.index(stage) for stage in stages)]:
+            asked = {"case": asdict(case), "stage": stage, "folder": folder}
+            asked["limit"] = limit if stage in ("bank", "price") else 0
+            command = [sys.executable, __file__, "--child", json.dumps(asked)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{stage} of {case}: the process ended with {done.returncode}")
+            row = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"{stage}: {row['cpu_seconds']:.1f} s, {row['models']:.2f} models",
+                file=sys.stderr,
+            )
+            if stage in stages:
+                yield row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", choices=list(SERIES))
+    parser.add_argument("--limit", type=float, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        asked = json.loads(options.child)
+        row = run_stage(
+            Case(**asked["case"]), asked["stage"], Path(asked["folder"]), asked["limit"]
+        )
+        print(json.dumps(row))
+        return 0
+    for name in options.only or SERIES:
+        for case in SERIES[name]:
+            print(case, file=sys.stderr)
+            for row in measure(case, STAGES, options.limit):
+                print(json.dumps(row))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
