@@ -3,7 +3,7 @@ options and calibration examples, with the laws fitted to them; and whether bank
 model of 100 M parameters keep to three times its size.
 
 Every stage runs in a process of its own, on one thread.  Memory is the most that was ever resident
-(`ru_maxrss`) less what the same process takes when it has imported everything and done nothing;
+(`VmHWM`) less what the same process takes when it has imported everything and done nothing;
 it contains the model, the calibration inputs and every mapped page of the bank.
 
     python benchmarks/scaling.py --json scaling.json
@@ -177,7 +177,7 @@ def run_stage(case: Case, stage: str, folder: Path, limit: float) -> dict[str, A
             stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)
             path = folder / "prices.json"
             price(study, model, space, bank, stitcher, proxy, profile.prices, path, listener)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = memory("VmHWM")  # `ru_maxrss` may be that of the process which started this one
     return {
         **asdict(case),
         "stage": stage,

@@ -34,6 +34,7 @@ class Stitcher:
         self._dense = model
         self._most_cached = allowance(model, cached, LEAST_CACHED, MOST_CACHED)
         self._working = shared_copy(model)
+        self._plain: dict[str, nn.Module] = {}  # the copy's own, of layers that were swapped
         self._lookup = lookup
         self._current: dict[str, Option] = {}
         self._sums = sums_of(model)
@@ -51,7 +52,10 @@ class Stitcher:
         for name, chosen in choices.items():
             option = chosen.computed
             if self._current.get(name, Option()) != option:
-                swap(self._working, name, self.module(name, option))
+                plain = self._plain.setdefault(name, self._working.get_submodule(name))
+                swap(
+                    self._working, name, plain if option.is_identity else self.module(name, option)
+                )
                 self._current[name] = option
         rounded = self.sums(self._current)
         for name in {*self._rounded, *rounded}:

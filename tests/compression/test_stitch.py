@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import Counter
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from autocompress.compression import stitch
@@ -159,3 +161,31 @@ def test_swap_refuses_a_name_that_is_not_there(model: Net) -> None:
     for name in ("body.9", "nothing", "body.0.weight", ""):
         with pytest.raises(AttributeError):
             swap(model, name, nn.Identity())
+
+
+def test_a_stitched_model_shares_what_is_dense_and_never_changes_it(model: Net) -> None:
+    def digest() -> str:
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return hashlib.sha256(save(state)).hexdigest()
+
+    before = digest()
+    stitcher = Stitcher(model, Lookup(model))
+    x = torch.randn(5, 6)
+    for choices in (choose(FOUR, Option(), TWO), choose(Option(), TWO, Option())):
+        stitcher.stitch(choices)(x)
+    made = stitcher.stitch(choose(FOUR, Option(), TWO))
+    shared = made.get_submodule("body.2").weight
+    assert isinstance(shared, Tensor)
+    assert shared.data_ptr() == model.get_submodule("body.2").weight.data_ptr()  # type: ignore[operator, union-attr]
+    made.half()  # as an evaluation of the user's may do
+    assert digest() == before
+
+
+def test_a_sparing_stitcher_builds_the_same(model: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    lookup, x = Lookup(model), torch.randn(5, 6)
+    stitcher = Stitcher(model, lookup)
+    monkeypatch.setattr(stitch, "LEAST_CACHED", 100)
+    sparing, choices = stitcher.sparing(), choose(FOUR, TWO, TWO)
+    assert torch.equal(sparing.stitch(choices)(x), stitcher.stitch(choices)(x))
+    sparing.module("body.0", FOUR)
+    assert lookup.asked["body.0", FOUR] == 3, "it is not kept while others are built"
