@@ -44,7 +44,7 @@ CLASSES = 10
 HEAD = 64  # features of an attention head
 # Menus of 2, 4, 8 and 16 options beside the identity, of weights that are all kept.
 MENUS = {
-    1: ([8], [0.25], ["float32"]),
+    1: ([16], [1.0], ["float32"]),
     2: ([4, 8], [1.0], ["float32"]),
     4: ([4, 8], [1.0, 0.25], ["float32"]),
     8: ([4, 8], [1.0, 0.25], ["float32", "int8"]),
@@ -64,6 +64,7 @@ class Case:
         tokens: Tokens of an example.
         sparsity: Share of zeros of one more option; 0 for none.
         method: `obs`, or `nearest`, which takes far less time and the same moments.
+        include: Pattern of the layers that are treated.
     """
 
     width: int = 256
@@ -73,10 +74,11 @@ class Case:
     tokens: int = 16
     sparsity: float = 0.0
     method: str = "obs"
+    include: str = "*"
 
 
 BASE = Case()
-LARGE = Case(768, 14, 1, 64, 32)
+LARGE = Case(768, 14, 1, 64, 32, method="nearest")
 SERIES: Mapping[str, tuple[Case, ...]] = {
     "layers": tuple(replace(BASE, layers=n) for n in (2, 4, 8, 16)),
     "width": tuple(replace(BASE, width=n) for n in (128, 256, 512, 768)),
@@ -84,7 +86,7 @@ SERIES: Mapping[str, tuple[Case, ...]] = {
     "examples": tuple(replace(BASE, examples=n) for n in (64, 128, 256, 512)),
     "sparsity": tuple(replace(BASE, width=n, layers=1, sparsity=0.5) for n in (64, 128, 256)),
     "large": (LARGE,),
-    "large-nearest": (replace(LARGE, options=2, method="nearest"),),
+    "large-obs": (replace(LARGE, options=4, method="obs", include="layers.13.*"),),
 }
 
 
@@ -112,6 +114,7 @@ def space_text(case: Case) -> str:
         f'methods = ["{case.method}"]',
         f"activations = {json.dumps(activations)}",
         f"sparsity = {[0, case.sparsity] if case.sparsity else [0]}",
+        f'include = ["{case.include}"]',
         'exclude = ["classifier"]',
     ]
     return "\n".join(lines) + "\n"
