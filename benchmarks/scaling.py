@@ -33,6 +33,7 @@ from autocompress.model.task import Task
 from autocompress.objective.quality import Proxy
 from autocompress.study.config import Study, StudyFile, make_study
 from autocompress.study.events import Silent
+from autocompress.study.executors.local import LocalExecutor
 from autocompress.study.pricing import price
 from autocompress.study.profiling import profile_device
 from autocompress.study.subject import look
@@ -179,7 +180,18 @@ def run_stage(case: Case, stage: str, folder: Path, limit: float) -> dict[str, A
             start, cpu = time.perf_counter(), time.process_time()
             stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)
             path = folder / "prices.json"
-            price(study, model, space, bank, stitcher, proxy, profile.prices, path, listener)
+            price(
+                study,
+                model,
+                space,
+                bank,
+                stitcher,
+                proxy,
+                profile.prices,
+                path,
+                listener,
+                LocalExecutor(),
+            )
     peak = memory("VmHWM")  # `ru_maxrss` may be that of the process which started this one
     return {
         **asdict(case),
