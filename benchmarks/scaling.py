@@ -7,7 +7,10 @@ Every stage runs in a process of its own, on one thread.  Memory is the most tha
 it contains the model, the calibration inputs and every mapped page of the bank.
 
     python benchmarks/scaling.py --json scaling.json
-    python benchmarks/scaling.py --only large --limit 3
+    python benchmarks/scaling.py --only large
+
+In the large case the process may map no more private memory than that (`RLIMIT_DATA`: heap and
+private mappings, of which the bank's are some); it fails where it asks for more.
 """
 
 from __future__ import annotations
@@ -24,11 +27,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from families.transformer import Encoder
+from house_format import write_figures
+from rich.console import Console
+from rich.table import Table
 
 from autocompress.compression.bank import Bank
 from autocompress.compression.stitch import Stitcher
+from autocompress.hardware.device import get_device
 from autocompress.model.task import Task
 from autocompress.objective.quality import Proxy
 from autocompress.study.config import Study, StudyFile, make_study
@@ -43,7 +51,7 @@ STAGES = ("trace", "bank", "price")
 MIB = 2**20
 CLASSES = 10
 HEAD = 64  # features of an attention head
-# Menus of 2, 4, 8 and 16 options beside the identity, of weights that are all kept.
+# Menus of so many options beside the identity, of weights that are all kept.
 MENUS = {
     1: ([16], [1.0], ["float32"]),
     2: ([4, 8], [1.0], ["float32"]),
@@ -78,17 +86,18 @@ class Case:
     include: str = "*"
 
 
-BASE = Case()
+BASE = Case(layers=2)
 LARGE = Case(768, 14, 1, 64, 32, method="nearest")
 SERIES: Mapping[str, tuple[Case, ...]] = {
-    "layers": tuple(replace(BASE, layers=n) for n in (2, 4, 8, 16)),
-    "width": tuple(replace(BASE, width=n) for n in (128, 256, 512, 768)),
-    "options": tuple(replace(BASE, options=n) for n in (2, 4, 8, 16)),
-    "examples": tuple(replace(BASE, examples=n) for n in (64, 128, 256, 512)),
-    "sparsity": tuple(replace(BASE, width=n, layers=1, sparsity=0.5) for n in (64, 128, 256)),
-    "large": (LARGE,),
-    "large-obs": (replace(LARGE, options=4, method="obs", include="layers.13.*"),),
+    "layers": tuple(replace(BASE, layers=n) for n in (2, 4, 8)),
+    "width": tuple(replace(BASE, layers=1, width=n) for n in (128, 256, 384, 512)),
+    "options": tuple(replace(BASE, options=n) for n in (2, 4, 8)),
+    "examples": tuple(replace(BASE, examples=n) for n in (64, 256, 1024)),
+    "sparsity": tuple(replace(BASE, layers=1, width=n, sparsity=0.5) for n in (128, 256)),
+    "large": (LARGE, replace(LARGE, options=4, method="obs", include="layers.13.*")),
 }
+VARIES = {"sparsity": "width"}  # what grows in a series, where its name does not say it
+LIMIT = 3.0  # sizes of the model that bank and pricing of the large one may take
 
 
 def make_model(case: Case) -> Encoder:
@@ -199,6 +208,7 @@ def run_stage(case: Case, stage: str, folder: Path, limit: float) -> dict[str, A
         "parameters": parameters,
         "model_bytes": size,
         "units": len(space.units),
+        "entries": sum(len(menu) - 1 for menu in space.computed.units.values()),
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - cpu,
         "idle_bytes": idle,
@@ -236,25 +246,97 @@ def measure(case: Case, stages: Sequence[str], limit: float) -> Iterator[dict[st
                 yield row
 
 
+def laws(series: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """How processor time and memory grow in a series, stage by stage.
+
+    Time is fitted as `c x^p` (least squares of the logarithms), memory as `a + b x`.
+    """
+    key = VARIES.get(series, series)
+    for stage in STAGES:
+        own = [row for row in rows if row["stage"] == stage]
+        x = np.array([row[key] for row in own], dtype=float)
+        seconds = np.array([row["cpu_seconds"] for row in own])
+        mib = np.array([row["above_idle_bytes"] for row in own]) / MIB
+        power, scale = np.polyfit(np.log(x), np.log(seconds), 1)
+        slope, start = np.polyfit(x, mib, 1)
+        yield {
+            "series": series,
+            "stage": stage,
+            "seconds_power": float(power),
+            "seconds_scale": float(np.exp(scale)),
+            "mib_start": float(start),
+            "mib_each": float(slope),
+        }
+
+
+def show(series: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=series)
+    columns = ("width", "layers", "options", "examples", "M parameters", "stage")
+    for column in (*columns, "s (CPU)", "s (wall)", "peak MiB", "above idle", "x model"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for row in rows:
+        table.add_row(
+            *(str(row[key]) for key in columns[:4]),
+            f"{row['parameters'] / 1e6:.1f}",
+            row["stage"],
+            f"{row['cpu_seconds']:.1f}",
+            f"{row['seconds']:.1f}",
+            f"{row['peak_bytes'] / MIB:.0f}",
+            f"{row['above_idle_bytes'] / MIB:.0f}",
+            f"{row['models']:.2f}",
+        )
+    Console(width=120).print(table)
+
+
+def show_laws(found: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title="what was fitted: seconds = c x^p, MiB above idle = a + b x")
+    for column in ("x", "stage", "c", "p", "a", "b"):
+        table.add_column(column, justify="left" if column in ("x", "stage") else "right")
+    for law in found:
+        numbers = (law[key] for key in ("seconds_scale", "seconds_power", "mib_start", "mib_each"))
+        table.add_row(law["series"], law["stage"], *(f"{value:.3g}" for value in numbers))
+    Console(width=120).print(table)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", choices=list(SERIES))
-    parser.add_argument("--limit", type=float, default=0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", action="append", choices=list(SERIES), help="may be repeated")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT, help="of the large case; 0 measures it without one"
+    )
+    parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         asked = json.loads(options.child)
         case, folder = Case(**asked["case"]), Path(asked["folder"])
-        row = run_stage(case, asked["stage"], folder, asked["limit"])
-        print(json.dumps(row))
+        print(json.dumps(run_stage(case, asked["stage"], folder, asked["limit"])))
         return 0
+    every: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    kept = True
     for name in options.only or SERIES:
-        for case in SERIES[name]:
-            print(case, file=sys.stderr)
-            for row in measure(case, STAGES, options.limit):
-                print(json.dumps(row))
-    return 0
+        print(f"{name}:", file=sys.stderr)
+        limit = options.limit if name == "large" else 0.0
+        rows = [row for case in SERIES[name] for row in measure(case, STAGES, limit)]
+        show(name, rows)
+        every += [{"series": name, **row} for row in rows]
+        if name == "large":
+            most = max(row["models"] for row in rows if row["stage"] != "trace")
+            kept = most <= LIMIT
+            print(
+                f"peak of bank and pricing of {rows[0]['parameters'] / 1e6:.0f} M parameters:"
+                f" {most:.2f} times the model's {rows[0]['model_bytes'] / MIB:.0f} MiB,"
+                f" {'within' if kept else 'above'} {LIMIT:g}"
+            )
+        else:
+            found += laws(name, rows)
+    if found:
+        show_laws(found)
+    if options.json:
+        device = get_device("onnxruntime-cpu")
+        write_figures(options.json, "scaling", device, PACKAGES, every, {"laws": found})
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":
