@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,10 +24,13 @@ from autocompress.compression.compress import compress_layer
 from autocompress.compression.moments import Statistics
 from autocompress.compression.narrow import embed, narrow_layer
 from autocompress.compression.treated import Grid, Narrow, StoredTensor, Treated, stored_dense
+from autocompress.errors import StorageError
 from autocompress.files import write_bytes
 from autocompress.model.layer import Layer
 from autocompress.model.shrink import Kept
 from autocompress.search_space.option import Option
+
+MAPPED = 2**26  # bytes of entries that stay mapped
 
 _RECIPE = (
     "channels",
@@ -56,7 +60,7 @@ class Entry:
     """One layer under one option.
 
     Args:
-        treated: What is stored; its tensors are mapped from the file.
+        treated: What is stored; its tensors are mapped from the file, as long as they are held.
         error: Relative output error on the calibration inputs.
     """
 
@@ -79,7 +83,10 @@ class Bank:
         self.channels = channels or Channels()
         self.made = 0
         self.reused = 0
-        self._entries: dict[tuple[str, Option], Entry] = {}
+        self._paths: dict[tuple[str, Option], Path] = {}
+        # Pages of a file count as the process's memory while it is mapped: not all stay so.
+        self._mapped: OrderedDict[tuple[str, Option], tuple[Entry, int]] = OrderedDict()
+        self._bytes = 0
 
     def fill(
         self,
@@ -106,11 +113,12 @@ class Bank:
         for option in dict.fromkeys(option.computed for option in options):
             if option.is_identity:
                 continue
-            entry = _read(self._path(layer, option))
+            path = self._path(layer, option)
+            entry = _read(path)
             if entry is None:
                 missing.append(option)
                 continue
-            self._entries[layer.name, option] = entry
+            self._keep((layer.name, option), path, entry)
             self.reused += 1
             done()
         if not missing:
@@ -119,7 +127,7 @@ class Bank:
             entry = Entry(treated, error)
             path = self._path(layer, option)
             write_bytes(path, _pack(entry))
-            self._entries[layer.name, option] = _read(path) or entry
+            self._keep((layer.name, option), path, _read(path) or entry)
             self.made += 1
             done()
 
@@ -158,7 +166,27 @@ class Bank:
 
     def __getitem__(self, key: tuple[str, Option]) -> Entry:
         name, option = key
-        return self._entries[name, option.computed]
+        place = (name, option.computed)
+        if place not in self._mapped:
+            path = self._paths[place]
+            entry = _read(path)
+            if entry is None:
+                raise StorageError(
+                    f"{path}: the bank's entry of layer {name!r} under {option.computed.id} is"
+                    " gone or damaged; the same command makes it again"
+                )
+            self._keep(place, path, entry)
+        self._mapped.move_to_end(place)
+        return self._mapped[place][0]
+
+    def _keep(self, place: tuple[str, Option], path: Path, entry: Entry) -> None:
+        """Remembers an entry; of many large ones those used last stay mapped."""
+        size = path.stat().st_size
+        self._paths[place] = path
+        self._mapped[place] = (entry, size)
+        self._bytes += size
+        while self._bytes > MAPPED and len(self._mapped) > 1:
+            self._bytes -= self._mapped.popitem(last=False)[1][1]
 
     def _path(self, layer: Layer, option: Option) -> Path:
         # The record too: another `forward` around the same weights gives other moments and grids.

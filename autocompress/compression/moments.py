@@ -6,7 +6,7 @@ data: the output error of a weight change `D` is `tr(D H D^T)`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,18 +56,27 @@ def collect(
     inputs: Inputs,
     batch: int = 128,
     damping: float = DAMPING,
+    only: Collection[str] | None = None,
 ) -> dict[str, Statistics]:
     """Runs the calibration inputs through the dense model once.
 
     Args:
         model: In evaluation mode.
-        layers: The layers to watch; Linear or Conv2d.
+        layers: The layers that are treated; Linear or Conv2d.
         inputs: `(n, ...)` for each input of the model.
         batch: Examples in one forward pass.
         damping: What `Statistics` records for those who invert the moments.
+        only: Names of the layers that are asked for; None for all.  What is found of a layer does
+            not depend on it.
     """
-    watchers = {layer.name: _Watcher(model.get_submodule(layer.name), layer) for layer in layers}
-    handles = [watcher.module.register_forward_hook(watcher.hook) for watcher in watchers.values()]
+    wanted = [layer for layer in layers if only is None or layer.name in only]
+    # Of the layers whose grid another one takes over, only the output is looked at.
+    sources = {layer.source for layer in wanted} - {layer.name for layer in wanted}
+    lent = [layer for layer in layers if layer.name in sources]
+    watchers = {layer.name: _Watcher(model.get_submodule(layer.name), layer) for layer in wanted}
+    lenders = {layer.name: _Watcher(model.get_submodule(layer.name), layer) for layer in lent}
+    handles = [w.module.register_forward_hook(w.hook) for w in watchers.values()]
+    handles += [w.module.register_forward_hook(w.look) for w in lenders.values()]
     try:
         with torch.no_grad():
             for parts in batches(inputs, batch):
@@ -75,15 +84,15 @@ def collect(
     finally:
         for handle in handles:
             handle.remove()
-    outputs = {name: watcher.output_grid() for name, watcher in watchers.items()}
+    outputs = {name: watcher.output_grid() for name, watcher in {**watchers, **lenders}.items()}
     return {
-        layer.name: watchers[layer.name].statistics(
+        layer.name: watchers.pop(layer.name).statistics(
             # A pair that shares a tensor shares its grid, so that no requantisation lies between.
             outputs.get(layer.source),
             outputs[layer.name],
             damping,
         )
-        for layer in layers
+        for layer in wanted
     }
 
 
@@ -111,6 +120,11 @@ class _Watcher:
             room = max(1, SAMPLE_BYTES // (x[0].numel() * x.element_size()))
             self.samples.append(x.detach()[:room].clone())
         self.inputs.append(_thinned(x, SAMPLE_VALUES // 16))
+        self.look(module, inputs, output)
+
+    def look(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Of the output only."""
+        del module, inputs
         self.outputs.append(_thinned(activate(output, self.activation), SAMPLE_VALUES // 16))
 
     def output_grid(self) -> Grid:
@@ -222,7 +236,9 @@ def middle_grids(
 def damped(second_moment: Tensor, share: float = DAMPING) -> Tensor:
     """`H` with `share` of its mean diagonal added, so that it can be inverted."""
     mean = second_moment.diagonal().mean().clamp_min(1e-12)
-    return second_moment + share * mean * torch.eye(len(second_moment), dtype=second_moment.dtype)
+    result = second_moment.clone()
+    result.diagonal().add_(share * mean)
+    return result
 
 
 def _thinned(values: Tensor, count: int) -> Tensor:

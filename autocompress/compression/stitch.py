@@ -10,24 +10,31 @@ from torch import nn
 
 from autocompress.compression.rounded import RoundedSum, rounded_sums, swap_sums
 from autocompress.compression.treated import Grid, Treated, build_module
+from autocompress.model.memory import allowance, model_bytes, shared_copy
 from autocompress.model.sums import sums_of
 from autocompress.model.swap import swap
 from autocompress.search_space.option import Option
 
-CACHED_WEIGHTS = 2**28  # float32 weights of built modules kept in memory: 1 GiB
+LEAST_CACHED, MOST_CACHED = 2**26, 2**30  # bytes of built modules that are kept
 
 
 class Stitcher:
     """Assembles candidates from bank entries.
 
     Args:
-        model: The dense model; copied, never changed.
+        model: The dense model, whose tensors the stitched ones share; never changed.
         lookup: What is stored for a layer under an option.
+        cached: Most of the modules once built that are kept, as a share of the model's bytes:
+            from `LEAST_CACHED` to `MOST_CACHED` bytes.
     """
 
-    def __init__(self, model: nn.Module, lookup: Callable[[str, Option], Treated]) -> None:
+    def __init__(
+        self, model: nn.Module, lookup: Callable[[str, Option], Treated], cached: float = 1.0
+    ) -> None:
         self._dense = model
-        self._working = copy.deepcopy(model)
+        self._most_cached = allowance(model, cached, LEAST_CACHED, MOST_CACHED)
+        self._working = shared_copy(model)
+        self._plain: dict[str, nn.Module] = {}  # the copy's own, of layers that were swapped
         self._lookup = lookup
         self._current: dict[str, Option] = {}
         self._sums = sums_of(model)
@@ -36,12 +43,19 @@ class Stitcher:
         self._built: OrderedDict[tuple[str, Option], nn.Module] = OrderedDict()
         self._cached = 0
 
+    def sparing(self) -> Stitcher:
+        """Another that keeps few modules, for what builds each option once."""
+        return Stitcher(self._dense, self._lookup, cached=0.0)
+
     def stitch(self, choices: Mapping[str, Option]) -> nn.Module:
         """The model under a candidate; valid until the next call."""
         for name, chosen in choices.items():
             option = chosen.computed
             if self._current.get(name, Option()) != option:
-                swap(self._working, name, self.module(name, option))
+                plain = self._plain.setdefault(name, self._working.get_submodule(name))
+                swap(
+                    self._working, name, plain if option.is_identity else self.module(name, option)
+                )
                 self._current[name] = option
         rounded = self.sums(self._current)
         for name in {*self._rounded, *rounded}:
@@ -70,9 +84,9 @@ class Stitcher:
         key = (name, option)
         if key not in self._built:
             module = build_module(dense, self._lookup(name, option))
-            self._cached += _weights(module)
-            while self._built and self._cached > CACHED_WEIGHTS:
-                self._cached -= _weights(self._built.popitem(last=False)[1])
+            self._cached += model_bytes(module)
+            while self._built and self._cached > self._most_cached:
+                self._cached -= model_bytes(self._built.popitem(last=False)[1])
             self._built[key] = module
         self._built.move_to_end(key)
         return self._built[key]
@@ -85,7 +99,3 @@ def stitched(model: nn.Module, treated: Mapping[str, Treated]) -> nn.Module:
         swap(result, name, build_module(model.get_submodule(name), layer))
     swap_sums(result, treated.get)
     return result
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

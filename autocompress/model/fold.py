@@ -6,7 +6,6 @@ weights and bias can hold (Jacob et al., 1712.05877, section 3.2).
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from autocompress.errors import TaskError
+from autocompress.model.memory import shared_copy
 from autocompress.model.swap import swap
 from autocompress.model.trace import run
 
@@ -31,13 +31,14 @@ def fold_batch_norms(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn
         example_inputs: Positional inputs of one forward pass.
 
     Returns:
-        The copy, in which an `Identity` stands in the place of each; the model itself when there
+        The copy, in which an `Identity` stands in the place of each and which shares all tensors
+        but those of the folded convolutions; the model itself when there
         is none, when it cannot be exported, or when folding would change its outputs.
     """
     pairs = _pairs(model, example_inputs)
     if not pairs:
         return model
-    folded = copy.deepcopy(model)
+    folded = shared_copy(model)
     for name, norm in pairs.items():
         before, after = folded.get_submodule(name), folded.get_submodule(norm)
         assert isinstance(before, nn.Conv2d)

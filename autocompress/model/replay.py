@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
+from autocompress.model.memory import shared_copy
 from autocompress.model.sums import SumTracer, sums_of
 from autocompress.model.swap import swap
 from autocompress.model.task import Inputs
@@ -58,11 +59,18 @@ class Run:
         modules: Gives the module of a unit.
         choices: What names the candidate: one number a unit, equal for equal modules.
         sums: Sums that are rounded, by name.  Whether one is depends on layers that run after it.
+        shared: How many of the first choices other runs will make too: what depends on more is
+            not kept.  None keeps all that there is room for.
     """
 
     modules: Callable[[int], nn.Module]
     choices: Choices
     sums: Mapping[str, nn.Module] = field(default_factory=dict)
+    shared: int | None = None
+
+    def shares(self, cut: Cut) -> bool:
+        """Whether another run will find the values before a cut of use."""
+        return self.shared is None or cut.unit <= self.shared
 
     def key(self, cut: Cut, part: int) -> Key:
         """What the values before a cut depend on."""
@@ -217,7 +225,7 @@ class Replay:
                 continue
             if node.op == "output":
                 return fx.node.map_arg(node.args[0], values.__getitem__), left  # type: ignore[return-value]
-            if index in cuts and index > start:
+            if index in cuts and index > start and candidate.shares(cuts[index]):
                 self._keep(cuts[index], candidate.key(cuts[index], part), values)
             values[node] = self._execute(node, values, candidate)
         raise AssertionError("a traced graph ends with its output")
@@ -255,7 +263,7 @@ class Replay:
 
     def _whole(self, candidate: Run, part: int) -> Tensor:
         if self._working is None:
-            self._working = copy.deepcopy(self._model)
+            self._working = shared_copy(self._model)
         for index, name in enumerate(self._units):
             swap(self._working, name, candidate.modules(index))
         for name, plain in self._sums.items():

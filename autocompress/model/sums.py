@@ -7,7 +7,6 @@ layer can: here the model is traced with `torch.fx`, and such additions become m
 
 from __future__ import annotations
 
-import copy
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from autocompress.errors import TaskError
+from autocompress.model.memory import shared_copy
 from autocompress.model.task import Inputs
 from autocompress.model.trace import run
 
@@ -73,7 +73,7 @@ def sums_of(model: nn.Module) -> dict[str, Sum]:
 
 
 def expose_sums(model: nn.Module, example_inputs: Inputs | None = None) -> nn.Module:
-    """A copy of a model in which additions between layers are modules.
+    """A copy of a model, which shares its tensors, in which additions between layers are modules.
 
     Args:
         model: In evaluation mode; it is not changed.
@@ -84,7 +84,7 @@ def expose_sums(model: nn.Module, example_inputs: Inputs | None = None) -> nn.Mo
         A copy of the same class and with the same state; the model itself where it has no such
         additions, cannot be traced, or gives other outputs when it is.
     """
-    exposed = copy.deepcopy(model)
+    exposed = shared_copy(model)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -16,9 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autocompress.model.memory import allowance
 from autocompress.model.task import Inputs, batches
+from autocompress.model.trace import run
 from autocompress.objective.caught import Caught, affordable
 from autocompress.search_space.option import Option
+
+SHARE, LEAST = 0.5, 2**29  # of the model's bytes, and bytes: for what a pass with gradients holds
 
 
 def adjoint_prices(
@@ -30,6 +34,7 @@ def adjoint_prices(
     generator: torch.Generator,
     probes: int = 8,
     batch: int = 64,
+    room: int | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Predicted loss of each option alone.
 
@@ -41,7 +46,10 @@ def adjoint_prices(
         kind: `kl` draws labels; `mse` draws random signs of the outputs.
         generator: For the draws.
         probes: Backward passes for each batch.
-        batch: Most examples in one pass; `probes * ceil(n / batch)` backward passes in all.
+        batch: Most examples that are drawn for together; `probes * ceil(n / batch)` backward
+            passes in all, unless they are cut up.
+        room: Bytes of activations and gradients that are held; a batch of more is cut up, which
+            changes prices by rounding only.  None is a share of the model's size.
 
     Returns:
         Layer to `(options,)` losses, 0 for the identity.
@@ -52,21 +60,22 @@ def adjoint_prices(
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        for parts in batches(inputs, affordable(model, menus, inputs, batch)):
-            caught = Caught(model, menus)
-            logits = caught.run(parts)
-            outputs += [logits.detach()] if kind == "mse" else []
-            gradients = [
-                caught.gradients(_log_likelihood(logits, kind, generator)) for _ in range(probes)
-            ]
-            for name, menu in menus.items():
-                adjoint = torch.stack([g[name] for g in gradients]).flatten(2)
-                for index, option in enumerate(menu):
-                    if option.is_identity:
-                        continue
-                    change = caught.change(name, build(name, option)).flatten(1)
-                    products = torch.einsum("pnd,nd->pn", adjoint, change).double()
-                    totals[name][index] += 0.5 * float(products.square().mean(0).sum())
+        together = affordable(model, menus, inputs, batch)
+        room = allowance(model, SHARE, LEAST) if room is None else room
+        few = affordable(model, menus, inputs, together, room)
+        for parts in batches(inputs, together):
+            draws: list[Tensor] = []
+            if few < len(parts[0]):
+                whole = torch.cat([run(model, piece) for piece in batches(parts, few)])
+                draws = _draws(whole, kind, generator, probes)
+            for place, piece in enumerate(batches(parts, few)):
+                caught = Caught(model, menus)
+                logits = caught.run(piece)
+                outputs += [logits.detach()] if kind == "mse" else []
+                draws = draws or _draws(logits.detach(), kind, generator, probes)
+                own = [draw[place * few :][: len(logits)] for draw in draws]
+                gradients = [caught.gradients(_log_likelihood(logits, kind, draw)) for draw in own]
+                _add(totals, caught, gradients, menus, build)
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -75,15 +84,44 @@ def adjoint_prices(
     return {name: total / (len(inputs[0]) * share) for name, total in totals.items()}
 
 
-def _log_likelihood(logits: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+def _add(
+    totals: Mapping[str, NDArray[np.float64]],
+    caught: Caught,
+    gradients: Sequence[Mapping[str, Tensor]],
+    menus: Mapping[str, Sequence[Option]],
+    build: Callable[[str, Option], nn.Module],
+) -> None:
+    """Adds what the examples of one pass say of every option."""
+    for name, menu in menus.items():
+        adjoint = torch.stack([g[name] for g in gradients]).flatten(2)
+        for index, option in enumerate(menu):
+            if option.is_identity:
+                continue
+            change = caught.change(name, build(name, option)).flatten(1)
+            products = torch.einsum("pnd,nd->pn", adjoint, change).double()
+            totals[name][index] += 0.5 * float(products.square().mean(0).sum())
+
+
+def _draws(logits: Tensor, kind: str, generator: torch.Generator, probes: int) -> list[Tensor]:
+    """For each probe `(n, positions, 1)` labels, or signs of the shape of the outputs."""
+    if kind == "mse":
+        return [
+            torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1 for _ in range(probes)
+        ]
+    chances = torch.log_softmax(logits, -1).flatten(0, -2).exp()
+    return [
+        torch.multinomial(chances, 1, generator=generator).reshape(len(logits), -1, 1)
+        for _ in range(probes)
+    ]
+
+
+def _log_likelihood(logits: Tensor, kind: str, drawn: Tensor) -> Tensor:
     """A scalar whose gradient, squared and averaged over draws, is the Gauss-Newton matrix."""
     if kind == "mse":
-        signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1
-        signed: Tensor = (2 / logits[0].numel()) ** 0.5 * (logits * signs).sum()
+        signed: Tensor = (2 / logits[0].numel()) ** 0.5 * (logits * drawn).sum()
         return signed
     log_probabilities: Tensor = torch.log_softmax(logits, -1).flatten(0, -2)
-    labels = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
     # Several positions of one example average in the proxy, so their gradients do too.
     positions = max(1, log_probabilities.shape[0] // len(logits))
-    drawn: Tensor = log_probabilities.gather(1, labels).sum() / positions**0.5
-    return drawn
+    likely: Tensor = log_probabilities.gather(1, drawn.flatten(0, 1)).sum() / positions**0.5
+    return likely

@@ -13,15 +13,17 @@ from autocompress.model.task import Inputs
 ROOM = 2**31  # bytes of activations that a pass with gradients may hold
 
 
-def affordable(model: nn.Module, names: Iterable[str], inputs: Inputs, most: int) -> int:
-    """How many examples one pass with gradients may hold in `ROOM`; at most `most`."""
+def affordable(
+    model: nn.Module, names: Iterable[str], inputs: Inputs, most: int, room: int = ROOM
+) -> int:
+    """How many examples one pass with gradients may hold in `room`; at most `most`."""
     watched = list(names)
     caught = Caught(model, watched)
     caught.run(tuple(tensor[:1] for tensor in inputs))
     kept = [*caught.inputs.values(), *caught.outputs.values()]
     # What is caught, the graph's own copies, and the gradients of several backward passes.
     each = 6 * sum(tensor.numel() * tensor.element_size() for tensor in kept)
-    return max(1, min(most, ROOM // max(1, each)))
+    return max(1, min(most, room // max(1, each)))
 
 
 class Caught:

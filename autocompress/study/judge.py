@@ -153,7 +153,8 @@ class Judge:
             it costs where the original's activations are at hand.
         """
         candidate, unit, parts = swap
-        ready, spent = self._ready(candidate), Spent()
+        # No other swap makes the same choices beyond the unit.
+        ready, spent = replace(self._ready(candidate), shared=unit), Spent()
         scores, pushes = [], []
         for part in parts:
             given, rows = self._run(ready, part, spent)[0], self.proxy.parts[part]

@@ -174,5 +174,6 @@ def _fill(bank: Bank, model: Model, space: Space, listener: Listener) -> None:
     for name, menu in space.units.items():
         module = model.dense.get_submodule(name)
         bank.fill(model.layer(name), module, lambda n=name: model.statistics[n], menu, done)  # type: ignore[misc]
+    model.statistics.release()
     if bank.reused:
         listener.note(f"bank: {bank.reused} of {total} entries reused from {bank.folder}")

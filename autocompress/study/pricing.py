@@ -23,6 +23,8 @@ from autocompress.errors import StorageError
 from autocompress.files import read_json, write_bytes, write_json
 from autocompress.hardware.cost_model import LatencyPrices
 from autocompress.hardware.runtimes import onnx_graph
+from autocompress.model.memory import allowance
+from autocompress.model.replay import MEMORY
 from autocompress.model.sums import sums_of
 from autocompress.objective.adjoint import adjoint_prices
 from autocompress.objective.menu import useful
@@ -40,6 +42,7 @@ from autocompress.study.swap import Swapped, swap_prices
 SCHEMA = 3
 PRODUCTS = "products.safetensors"  # beside the prices
 ADJOINT_EXAMPLES = 128  # enough to thin menus; the swap table prices what is left
+SHARE, LEAST = 0.25, 2**28  # of the model's bytes, and bytes: for activations of the original
 FIRST_CUT = 2  # times the menu survive the cut by local error, before the adjoint is asked
 
 Table = tuple[NDArray[np.float64], ...]
@@ -255,17 +258,20 @@ def _measure(
     first = {unit: errors(unit, menu) for unit, menu in space.units.items()}
     candidates = thin(space, first, FIRST_CUT * study.space.menu)
     generator = torch.Generator().manual_seed(study.settings.seed)
+    sparing = stitcher.sparing()  # every option is built once or twice
     listener.progress(0, 1, "backward passes")
     adjoint = adjoint_prices(
         model.dense,
         candidates.units,
-        stitcher.module,
+        sparing.module,
         tuple(tensor[:ADJOINT_EXAMPLES] for tensor in model.cost_inputs),
         proxy.divergence,
         generator,
     )
     thinned = thin(candidates, adjoint, study.space.menu)
-    evaluator = Evaluator(assembly_of(model, thinned, bank, stitcher, proxy), executor)
+    assembly = assembly_of(model, thinned, bank, sparing, proxy)
+    memory = allowance(model.dense, SHARE, LEAST, MEMORY)
+    evaluator = Evaluator(replace(assembly, memory=memory), executor)
     swapped = swap_prices(study, thinned, proxy, evaluator, listener)
     return (
         thinned,

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from autocompress.compression.bank import fingerprint, recipe
+from autocompress.compression.calibration import Calibration
 from autocompress.compression.channels import Channels, usable
-from autocompress.compression.moments import Statistics, collect
 from autocompress.compression.treated import Treated
 from autocompress.errors import ConfigError, DataError, TaskError
 from autocompress.hardware.device import reject
@@ -23,6 +22,7 @@ from autocompress.model.canonical import canonical
 from autocompress.model.channels import ChannelGroup
 from autocompress.model.grouping import find_groups
 from autocompress.model.layer import Layer
+from autocompress.model.memory import safetensors_bytes
 from autocompress.model.task import Inputs
 from autocompress.model.trace import run, trace
 from autocompress.objective.scores import labels_key
@@ -115,16 +115,15 @@ class Model:
         return graph
 
     @cached_property
-    def statistics(self) -> Mapping[str, Statistics]:
-        """Second moments and grids of the treated layers on the cost inputs."""
+    def statistics(self) -> Calibration:
+        """Second moments and grids of the treated layers on the cost inputs, a few at a time."""
         treated = [layer for layer in self.layers if layer.is_treated]
-        return collect(self.dense, treated, self.cost_inputs, damping=self.knobs.damping)
+        return Calibration(self.dense, treated, self.cost_inputs, self.knobs.damping)
 
     @cached_property
     def size_bytes(self) -> int:
         """The original as one plain safetensors file."""
-        state = _state(self.original or self.dense)
-        return len(save({name: tensor.contiguous() for name, tensor in state.items()}))
+        return safetensors_bytes(_state(self.original or self.dense))
 
     @property
     def state(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from autocompress.compression import bank as bank_module
 from autocompress.compression.bank import Bank, Entry, _pack, _read, fingerprint
 from autocompress.compression.compress import compress_layer
 from autocompress.compression.moments import Statistics, collect
@@ -248,3 +249,22 @@ def test_every_part_of_a_stored_tensor_is_kept(stored: StoredTensor, tmp_path: P
         one, other = getattr(found, part), getattr(stored, part)
         assert (one is None) == (other is None)
         assert one is None or (one.dtype == other.dtype and torch.equal(one, other))
+
+
+def test_entries_that_are_no_longer_mapped_are_mapped_again(
+    fill: Callable[..., Bank], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = fill()
+    monkeypatch.setattr(bank_module, "MAPPED", 1)
+    bank = fill()
+    assert bank.reused == MADE
+    for option in (*OPTIONS[1:], *OPTIONS[1:]):
+        assert_equal(bank["0", option].treated, wanted["0", option].treated)
+        assert bank["0", option].error == wanted["0", option].error
+        assert list(bank._mapped) == [("0", option)]
+    for path in bank.folder.iterdir():
+        path.unlink()
+    with pytest.raises(StorageError, match=r"layer '0' under w4-s50 is gone or damaged"):
+        bank["0", OPTIONS[1]]
+    with pytest.raises(KeyError):
+        bank["1", OPTIONS[1]]

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import Counter
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from autocompress.compression import stitch
 from autocompress.compression.quantize import round_to_nearest
 from autocompress.compression.stitch import Stitcher, stitched
 from autocompress.compression.treated import Treated
+from autocompress.model.memory import model_bytes
 from autocompress.model.swap import swap
 from autocompress.search_space.option import Option
 
@@ -117,7 +120,8 @@ def test_a_full_cache_drops_the_oldest_modules(
     model: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Weights and biases: 56 in body.0, 72 in body.2, 27 in the head.
-    monkeypatch.setattr(stitch, "CACHED_WEIGHTS", 130)
+    for name in ("LEAST_CACHED", "MOST_CACHED"):
+        monkeypatch.setattr(stitch, name, 4 * 130)
     lookup = Lookup(model)
     stitcher = Stitcher(model, lookup)
     x = torch.randn(5, 6)
@@ -130,7 +134,8 @@ def test_a_full_cache_drops_the_oldest_modules(
     stitcher.module("body.2", TWO)
     stitcher.module("head", TWO)
     assert lookup.asked == {("body.0", TWO): 2, ("body.2", TWO): 1, ("head", TWO): 2}
-    assert sum(map(stitch._weights, stitcher._built.values())) == stitcher._cached <= 130
+    kept = sum(map(model_bytes, stitcher._built.values()))
+    assert kept == stitcher._cached <= 4 * 130
     # What was dropped while in use, and built again, is the same.
     stitcher.stitch(choose(Option(), Option(), Option()))
     fresh = Stitcher(model, Lookup(model)).stitch(choose(TWO, TWO, TWO))
@@ -156,3 +161,31 @@ def test_swap_refuses_a_name_that_is_not_there(model: Net) -> None:
     for name in ("body.9", "nothing", "body.0.weight", ""):
         with pytest.raises(AttributeError):
             swap(model, name, nn.Identity())
+
+
+def test_a_stitched_model_shares_what_is_dense_and_never_changes_it(model: Net) -> None:
+    def digest() -> str:
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return hashlib.sha256(save(state)).hexdigest()
+
+    before = digest()
+    stitcher = Stitcher(model, Lookup(model))
+    x = torch.randn(5, 6)
+    for choices in (choose(FOUR, Option(), TWO), choose(Option(), TWO, Option())):
+        stitcher.stitch(choices)(x)
+    made = stitcher.stitch(choose(FOUR, Option(), TWO))
+    shared = made.get_submodule("body.2").weight
+    assert isinstance(shared, Tensor)
+    assert shared.data_ptr() == model.get_submodule("body.2").weight.data_ptr()  # type: ignore[operator, union-attr]
+    made.half()  # as an evaluation of the user's may do
+    assert digest() == before
+
+
+def test_a_sparing_stitcher_builds_the_same(model: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    lookup, x = Lookup(model), torch.randn(5, 6)
+    stitcher = Stitcher(model, lookup)
+    monkeypatch.setattr(stitch, "LEAST_CACHED", 100)
+    sparing, choices = stitcher.sparing(), choose(FOUR, TWO, TWO)
+    assert torch.equal(sparing.stitch(choices)(x), stitcher.stitch(choices)(x))
+    sparing.module("body.0", FOUR)
+    assert lookup.asked["body.0", FOUR] == 3, "it is not kept while others are built"

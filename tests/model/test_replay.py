@@ -99,3 +99,20 @@ def test_a_model_with_branches_is_run_whole() -> None:
     modules = [menus[0][1], menus[1][2], menus[2][3]]
     output, _ = replay(Run(modules.__getitem__, (1, 2, 3)), 1)
     assert torch.equal(output, whole(replay._model, menus, (1, 2, 3), replay._parts[1][0]))
+
+
+def test_what_no_other_run_shares_is_not_kept() -> None:
+    replay, menus = make(Residual())
+    dense = [menu[0] for menu in menus]
+    first = replay(Run(dense.__getitem__, (0, 0, 0)), 0)[0]
+    held = set(replay._kept)
+    for choice in (1, 2, 3):
+        modules = [dense[0], menus[1][choice], dense[2]]
+        choices = (0, choice, 0)
+        output, share = replay(Run(modules.__getitem__, choices, shared=1), 0)
+        assert torch.equal(output, whole(Residual(), menus, choices, replay._parts[0][0]))
+        assert share < 1, "it starts from the original's values"
+    assert set(replay._kept) == held
+    replay(Run(modules.__getitem__, choices), 0)
+    assert set(replay._kept) > held
+    assert torch.equal(replay(Run(dense.__getitem__, (0, 0, 0)), 0)[0], first)

@@ -239,3 +239,15 @@ def test_an_input_overwritten_after_the_layer_is_not_seen() -> None:
         found.append(adjoint_prices(model, menus, builder(model, 0.3), x, "kl", generator))
     for name in found[0]:
         np.testing.assert_allclose(found[0][name], found[1][name])
+
+
+@pytest.mark.parametrize("kind", ["kl", "mse"])
+def test_a_batch_that_is_cut_up_gives_the_same_prices(kind: str) -> None:
+    model, x = made(), inputs(70)
+    whole = priced(model, x, kind)
+    # One example takes 6 times 16 + 27 + 12 + 6 + 6 + 3 values: a pass holds 7 of them, or 1.
+    for room in (7 * 6 * 4 * 70, 1):
+        cut = priced(model, x, kind, room=room)
+        for name in LAYERS:
+            np.testing.assert_allclose(cut[name], whole[name], rtol=1e-5)
+            assert whole[name][0] == cut[name][0] == 0
