@@ -158,11 +158,12 @@ def search(
                 history.waiting_seconds += time.perf_counter() - begun
                 record = _record(problem, indices, candidate, sampler, measurement)
                 storage.add(record, constraints(problem, indices, record.loss))
-            if record.error:
-                listener.note(f"candidate {record.id} {record.error}: it was given up")
             trial = trial_of(problem, indices, record)
             trials.append(trial)
             history.passes += record.passes
+            if record.error:
+                listener.note(f"candidate {record.id} {record.error}: it was given up")
+                continue
             improved = False
             if record.complete:
                 samples[indices] = record.samples
