@@ -27,6 +27,7 @@ from autocompress.compression.treated import Grid, Narrow, StoredTensor, Treated
 from autocompress.errors import StorageError
 from autocompress.files import write_bytes
 from autocompress.model.layer import Layer
+from autocompress.model.memory import give_back
 from autocompress.model.shrink import Kept
 from autocompress.search_space.option import Option
 
@@ -130,6 +131,7 @@ class Bank:
             self._keep((layer.name, option), path, _read(path) or entry)
             self.made += 1
             done()
+        give_back()
 
     def _make(
         self, layer: Layer, module: nn.Module, statistics: Statistics, options: list[Option]

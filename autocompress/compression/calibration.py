@@ -21,7 +21,7 @@ from autocompress.compression.moments import (
     collect,
 )
 from autocompress.model.layer import Layer, matrix_shape
-from autocompress.model.memory import allowance
+from autocompress.model.memory import allowance, give_back
 from autocompress.model.task import Inputs
 
 SHARE = 0.25  # of the model's bytes, for one group
@@ -73,6 +73,7 @@ class Calibration(Mapping[str, Statistics]):
                 self._model, self._layers, self._inputs, damping=self._damping, only=group
             )
             self.passes += 1
+            give_back()
         return self._held[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from safetensors.torch import save
@@ -46,6 +49,24 @@ def allowance(model: nn.Module, share: float, least: int, most: int | None = Non
     """
     granted = max(least, int(share * model_bytes(model)))
     return granted if most is None else min(granted, most)
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, where the C library keeps it (glibc does).
+
+    The gaps that large matrices of many sizes leave between one another add up to several of them.
+    """
+    trim = _trimmer()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trimmer() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor]) -> int:
