@@ -13,20 +13,20 @@ from autocompress.cli_archive import inspect
 from autocompress.cli_devices import devices, profile
 from autocompress.cli_nightly import NIGHTLY_CODES, diff, nightly
 from autocompress.cli_options import (
+    EXIT_NOT_MET,
     Budget,
-    RunFolder,
+    Goal,
     Storage,
     StudyFolder,
     StudyName,
     Trackers,
     recovery_overrides,
 )
-from autocompress.cli_runs import dashboard, report, show
+from autocompress.cli_runs import dashboard, export, report, retarget, show
 from autocompress.cli_tuning import tune_settings
 from autocompress.errors import AutocompressError
 from autocompress.report.terminal import say
 
-EXIT_NOT_MET = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -51,14 +51,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Goal = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SENTENCE",
-        help="What is wanted in one sentence, see above; replaces the study's goal and budget.",
-    ),
-]
 
 
 @app.command()
@@ -270,81 +262,8 @@ def layers(
 app.command()(show)
 
 
-@app.command()
-def export(
-    run: RunFolder,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
-    candidate: Annotated[str | None, typer.Option(help="Id from the front.")] = None,
-    budget: Budget = None,
-    format: Annotated[
-        str | None, typer.Option(help="onnx or archive; else by the ending.")
-    ] = None,
-    storage: Storage = None,
-) -> None:
-    """Write any evaluated point as an ONNX file or a packed archive, without a new search."""
-    from rich.console import Console
-
-    from autocompress.report.progress import Display
-    from autocompress.report.units import size_text
-    from autocompress.study.export import export_point
-
-    console = Console()
-    with Display(console) as display:
-        point, size = export_point(
-            run, output, candidate, budget or (), format, display, storage or ""
-        )
-    say(f"{output}: candidate {point}, {size_text(size)}")
-
-
-@app.command()
-def retarget(
-    run: RunFolder,
-    budget: Budget = None,
-    goal: Goal = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            "--out",
-            help="Model file, .acz or .onnx; RUN/retargeted/CANDIDATE.acz by default.",
-        ),
-    ] = None,
-    storage: Storage = None,
-) -> None:
-    """Answer a new budget from a finished run, by 16 evaluations; limits that are not named stay.
-
-    The best point of the run for the budget is measured and written, with
-    its plan; quality is that of the selection split.
-    """
-    from rich.console import Console
-
-    from autocompress.report.device_tables import further_costs, met_text
-    from autocompress.report.progress import Display
-    from autocompress.report.tables import result_table
-    from autocompress.study.retarget import retarget as answer
-
-    console = Console()
-    with Display(console) as display:
-        found = answer(run, budget or (), goal, out, display, storage or "")
-    result = found.result
-    console.print(result_table(result, found.metric))
-    say(
-        f"{result['evaluations']} new candidates; {result['seconds']:.1f} s; quality on the"
-        " selection split"
-    )
-    for path in found.files:
-        say(f"  {path}")
-    for line in further_costs(result["estimates"]):
-        say(line)
-    if not found.budget_met:
-        best, binding = result["best"]["candidate"], result["binding"]
-        binds = f"the limit on {binding} binds; " if binding else ""
-        say(f"budget not met: {binds}the closest point is {best}", "bold red")
-        raise typer.Exit(EXIT_NOT_MET)
-    console.print(met_text(result), style="bold green")
-
-
+app.command()(export)
+app.command()(retarget)
 app.command()(report)
 app.command()(dashboard)
 app.command()(inspect)

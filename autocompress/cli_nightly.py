@@ -49,8 +49,9 @@ def nightly(
     from autocompress.report.progress import Display
     from autocompress.study.config import parse_duration
     from autocompress.study.night_run import run_in_child
-    from autocompress.study.nightly import finish, headline
+    from autocompress.study.nightly import finish
     from autocompress.study.nightly import nightly as run_night
+    from autocompress.study.verdict import headline
 
     seconds = parse_duration(max_time) if max_time else None
     with Display(Console()) as display:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+EXIT_NOT_MET = 3
+
 StudyFolder = Annotated[Path, typer.Argument(help="Study folder: study.toml and task.py.")]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory, such as runs/lenet5_mnist.")]
 Budget = Annotated[
@@ -16,6 +18,13 @@ Budget = Annotated[
         metavar="NAME=VALUE",
         help="size=10%, latency=2ms, energy=50%, quality=-0.5pt, quality>=98.5; ~ for = makes it a"
         " soft limit; may be repeated.",
+    ),
+]
+Goal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SENTENCE",
+        help="What is wanted in one sentence, see above; replaces the study's goal and budget.",
     ),
 ]
 Storage = Annotated[

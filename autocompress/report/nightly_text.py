@@ -17,7 +17,8 @@ from autocompress.report.units import (
     share_text,
     size_text,
 )
-from autocompress.study.nightly import FAILED, NEEDED, WORSE, Night, headline
+from autocompress.study.nightly import Night
+from autocompress.study.verdict import FAILED, NEEDED, WORSE, headline
 
 MARKS = {"better": "better", "same": "same", "worse": "**worse**", FAILED: "**failed**"}
 

@@ -14,7 +14,7 @@ from autocompress.report.markup import Column, Raw, TableRow, bullets, escaped, 
 from autocompress.report.nightly_text import quality_text, value_text
 from autocompress.report.page import POLICY, SCRIPT, STYLE
 from autocompress.report.units import latency_text, number, share_text, size_text
-from autocompress.study.nightly import BASELINE, BETTER, FAILED, NEEDED, SAME, WORSE, headline
+from autocompress.study.verdict import BASELINE, BETTER, FAILED, NEEDED, SAME, WORSE, headline
 
 # Colour and shape, so that the verdicts differ without colours too.
 MARKS = {

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from autocompress.errors import InfeasibleError
+from autocompress.search.given_sampler import GivenSampler
 from autocompress.search.integer import solve_integer
 from autocompress.search.lagrange import solve_nearly, sweep
 from autocompress.search.problem import LOSS, Candidate, Problem, Tables
-from autocompress.search.sampler import Sampler, Trial
 
 NEAR = 1e-3  # gap of the integer programme
 
 
-class SweepSampler(Sampler):
+class SweepSampler(GivenSampler):
     """Proposes the additive optimum under budgets spaced evenly in the logarithm, dearest first.
 
     Args:
@@ -38,17 +38,7 @@ class SweepSampler(Sampler):
             candidate = solve_nearly(problem, loss, {**limits, name: most}, rows)
             if candidate is not None:
                 found[candidate] = None
-        self.origin: dict[Candidate, str] = dict.fromkeys(found, "sweep")
-        self._left = list(found)
-
-    def ask(self, n: int) -> list[Candidate]:
-        """The next `n` candidates."""
-        asked, self._left = self._left[:n], self._left[n:]
-        return asked
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """Nothing is learnt."""
-        del trials
+        super().__init__(list(found), "sweep")
 
 
 def _exact(

@@ -17,9 +17,9 @@ from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.runtime import Program
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.option import Option
+from autocompress.study.file_bytes import dense_record, metadata
 from autocompress.study.footprint import Footprint, Room
 from autocompress.study.prepare import Prepared
-from autocompress.study.pricing import dense_record, metadata
 from autocompress.study.storage import Record
 from autocompress.study.targets import Measured
 

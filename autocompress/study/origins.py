@@ -16,14 +16,15 @@ from autocompress.errors import StorageError
 from autocompress.files import read_json
 from autocompress.hardware.device import machine_fingerprint
 from autocompress.study.config import Study
+from autocompress.study.packing import packed
 from autocompress.study.result import versions
-from autocompress.study.sketch import packed, sketch
+from autocompress.study.sketch import sketch
 from autocompress.study.subject import Model
 
 NAME = "origins.json"
 SCHEMA = 1
 # Keys that decide how hard a search tries, not what it is after.
-EFFORT = ("evaluations", "patience", "sampler", "seed", "stop_when_met")
+EFFORT = ("batch", "evaluations", "patience", "sampler", "seed", "stop_when_met")
 # Keys that decide what two runs are compared by: another value needs another baseline.
 ASKED = (
     "device",

@@ -17,15 +17,11 @@ from safetensors.torch import load_file, save
 
 from autocompress.compression.bank import Bank
 from autocompress.compression.stitch import Stitcher
-from autocompress.compression.treated import Treated, stored_dense
-from autocompress.deploy import archive
 from autocompress.errors import StorageError
 from autocompress.files import read_json, write_bytes, write_json
 from autocompress.hardware.cost_model import LatencyPrices
-from autocompress.hardware.runtimes import onnx_graph
 from autocompress.model.memory import allowance
 from autocompress.model.replay import MEMORY
-from autocompress.model.sums import sums_of
 from autocompress.objective.adjoint import adjoint_prices
 from autocompress.objective.menu import useful
 from autocompress.objective.quality import Proxy
@@ -36,6 +32,7 @@ from autocompress.study.config import Study
 from autocompress.study.evaluator import Evaluator, assembly_of
 from autocompress.study.events import Listener
 from autocompress.study.executors.executor import Executor
+from autocompress.study.file_bytes import base_bytes, sum_bytes, unit_bytes
 from autocompress.study.subject import Model, space_key
 from autocompress.study.swap import Swapped, swap_prices
 
@@ -125,7 +122,7 @@ def price(
         passes = float(known["swap_passes"])
         listener.note(f"prices: reused from {path}")
     else:
-        bytes_of = _sizes(study, model, space, bank)
+        bytes_of = unit_bytes(study, model, space, bank)
         computed, swapped, tables = _measure(
             study,
             model,
@@ -203,24 +200,6 @@ def _known_products(path: Path) -> NDArray[np.float32] | None:
         return np.asarray(load_file(path)["products"].numpy())
     except (OSError, KeyError, SafetensorError):
         return None
-
-
-def dense_record(model: Model, unit: str) -> Treated:
-    """What is stored for a unit that stays as it is."""
-    return stored_dense(model.dense.get_submodule(unit))
-
-
-def _sizes(study: Study, model: Model, space: Space, bank: Bank) -> dict[tuple[str, Option], int]:
-    """Exact bytes that each unit adds to the file that ships."""
-    sizes = {}
-    for unit, menu in space.units.items():
-        for option in menu:
-            stored = bank.stored(model.layer(unit), model.dense.get_submodule(unit), option)
-            if study.settings.format == "onnx":
-                sizes[unit, option] = onnx_graph.layer_bytes(model.graph, unit, stored, "onnx")
-            else:
-                sizes[unit, option] = archive.layer_bytes(unit, option.id, stored)
-    return sizes
 
 
 def _measure(
@@ -324,44 +303,12 @@ def _numbers(
     base = float(base_bytes(study, model, order))
     return Prices(
         losses=tables,
-        size=Resource(base, table(bytes_of), joints=_sum_bytes(study, model, number)),
+        size=Resource(base, table(bytes_of), joints=sum_bytes(study, model, number)),
         latency=Resource(latency.constant_ms, table(times), edges, sums),
         labels=labels,
         swap_passes=0.0,
         products=np.zeros((0, 0)),
     )
-
-
-def _sum_bytes(study: Study, model: Model, number: Mapping[str, int]) -> tuple[Joint, ...]:
-    """What rounded sums add to the file that ships; an archive stores nothing of them."""
-    if study.settings.format == "archive":
-        return ()
-    return tuple(
-        Joint(tuple(number[layer] for layer in found.around.layers), bytes_more)
-        for name, found in model.graph.sums.items()
-        if all(layer in number for layer in found.around.layers)
-        and (bytes_more := onnx_graph.sum_bytes(model.graph, name))
-    )
-
-
-def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
-    """Bytes of the file that ships without its units."""
-    if study.settings.format == "onnx":
-        outside = [layer.name for layer in model.graph.layers if layer.name not in units]
-        dense = (
-            onnx_graph.layer_bytes(model.graph, name, dense_record(model, name), "onnx")
-            for name in outside
-        )
-        return onnx_graph.base_bytes(model.graph, study.device.threads) + sum(dense)
-    rest = model.rest(dict.fromkeys(units, None))  # type: ignore[arg-type]
-    # An id of many different digits, as ids are: zeros would shrink more.
-    return archive.base_bytes(rest, metadata(study, model, "5a3e61c0f7"), units)
-
-
-def metadata(study: Study, model: Model, candidate: str) -> dict[str, str]:
-    """What an archive says of where it comes from; short, because every byte counts."""
-    sums = len(sums_of(model.dense))
-    return {"study": study.name, "id": candidate} | ({archive.SUMS: str(sums)} if sums else {})
 
 
 def _chosen(space: Space, menus: Mapping[str, Sequence[str]]) -> Space:

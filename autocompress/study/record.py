@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autocompress.study.packing import packed, unpacked
 
 NAMES = ("loss", "size_bytes", "latency_ms")
 GIVEN_UP = (float("inf"), float("nan"), float("nan"))  # values of what was not measured
@@ -140,16 +141,6 @@ def _record(trial: FrozenTrial, units: Sequence[str]) -> Record:
         samples=unpacked(joined(attributes, "samples")),
         error=attributes.get("error", ""),
     )
-
-
-def packed(values: NDArray[np.float64]) -> str:
-    """Numbers as text, in single precision."""
-    return base64.b64encode(values.astype("<f4").tobytes()).decode()
-
-
-def unpacked(text: str) -> NDArray[np.float64]:
-    """The inverse of `packed`."""
-    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64)
 
 
 def _parts(key: str, text: str) -> Iterator[tuple[str, str]]:

@@ -19,11 +19,11 @@ from autocompress.study.decisions import NAME as DECISIONS
 from autocompress.study.decisions import write_decisions
 from autocompress.study.details import details
 from autocompress.study.events import Log
+from autocompress.study.file_bytes import metadata
 from autocompress.study.finalist import Finalist, Verdict
 from autocompress.study.front import front_of, table_of
 from autocompress.study.loop import History
 from autocompress.study.prepare import Prepared
-from autocompress.study.pricing import metadata
 from autocompress.study.result import SCHEMA, describe, probes
 from autocompress.study.storage import Record
 from autocompress.study.volume import front_volume

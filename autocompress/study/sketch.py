@@ -9,12 +9,13 @@ norm is right to about 4 %.  Few values are kept as they are.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from autocompress.study.packing import unpacked
 
 WIDTH = 256
 BLOCK = 1 << 20  # values at a time, so that a large layer needs no copy of itself
@@ -61,16 +62,6 @@ def change(before: str, after: str) -> float | None:
     if not moved:
         return 0.0
     return moved / norm if norm else None
-
-
-def packed(values: Floats) -> str:
-    """A sketch as text, in single precision."""
-    return base64.b64encode(values.astype("<f4").tobytes()).decode()
-
-
-def unpacked(text: str) -> Floats:
-    """The inverse of `packed`."""
-    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64)
 
 
 def _values(tensor: Tensor) -> Floats:

@@ -32,9 +32,10 @@ from autocompress.study.book import (
 )
 from autocompress.study.claim import Claim
 from autocompress.study.database import close_database
+from autocompress.study.packing import packed, unpacked
 from autocompress.study.patience import Patience
 from autocompress.study.place import Place, own_journal
-from autocompress.study.record import NAMES, Record, attributes_of, packed, unpacked
+from autocompress.study.record import NAMES, Record, attributes_of
 from autocompress.study.unsaved import Unsaved
 
 __all__ = ["NAMES", "Record", "StudyStorage", "load_records", "refuse_changes"]

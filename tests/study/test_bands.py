@@ -17,7 +17,8 @@ from autocompress.study.bands import (
 from autocompress.study.causes import changed_settings
 from autocompress.study.compare import LIMITED, MINIMISED, TRADED, grade, role
 from autocompress.study.decisions import Decisions
-from autocompress.study.sketch import WIDTH, change, packed, sketch
+from autocompress.study.packing import packed
+from autocompress.study.sketch import WIDTH, change, sketch
 from autocompress.study.volume import volume_of
 
 

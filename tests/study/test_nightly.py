@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from autocompress.errors import ConfigError, StorageError
 from autocompress.report.night_files import write_night
+from autocompress.study.accepted import read_accepted
 from autocompress.study.diff import diff_runs
 from autocompress.study.events import Silent
 from autocompress.study.lock import is_locked
@@ -27,11 +28,10 @@ from autocompress.study.nightly import (
     Night,
     all_verdicts,
     finish,
-    headline,
     nightly,
-    read_accepted,
 )
 from autocompress.study.storage import load_records
+from autocompress.study.verdict import headline
 
 Cli = Callable[..., tuple[int, str, str]]
 

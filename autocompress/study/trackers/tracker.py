@@ -98,7 +98,9 @@ class Tracking:
         self._best = min(losses, default=float("inf"))
 
     def candidate(self, record: Record, constraints: Mapping[str, float]) -> None:
-        """A candidate was evaluated."""
+        """A candidate was evaluated; one that was given up is passed over."""
+        if record.error:
+            return
         self._step, self._passes = self._step + 1, self._passes + record.passes
         if record.complete and all(value <= 0 for value in constraints.values()):
             self._best = min(self._best, record.loss)
