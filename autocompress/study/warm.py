@@ -21,7 +21,7 @@ from autocompress.search_space.space import Space
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
 from autocompress.study.profiling import is_valid
-from autocompress.study.status import JOURNAL, read_run
+from autocompress.study.status import JOURNAL, RUN_FILE, read_run
 from autocompress.study.subject import Model
 from autocompress.study.traced import NAME as TRACE
 
@@ -91,7 +91,8 @@ def begin_warm(folder: Path, earlier: Path | None, listener: Listener) -> Warm:
         return Warm()
     if earlier.resolve() == folder.resolve():
         raise ConfigError(f"--warm-start {earlier}: is the run directory itself")
-    if (folder / JOURNAL).is_file():
+    known = read_run(folder) if (folder / RUN_FILE).is_file() else {}
+    if (folder / JOURNAL).is_file() or known.get("storage", {}).get("url"):
         raise ConfigError(
             f"{folder}: was begun without --warm-start; go on without it, or give a new folder"
             " with --out"

@@ -29,13 +29,11 @@ class Pace:
     """How long pieces of one kind take.
 
     Args:
-        chunk_seconds: What a chunk should take.
-        least_seconds: What it should take even where workers are left without one.
+        chunk_seconds: About what a chunk should take.
         limit_seconds: Longest time of a piece; 0 is automatic.
     """
 
     chunk_seconds: float
-    least_seconds: float
     limit_seconds: float = 0.0
     pieces: int = 0
     seconds: float = 0.0
@@ -47,14 +45,14 @@ class Pace:
         self.seconds += seconds
         self.slowest = max(self.slowest, seconds / pieces)
 
-    def size(self, left: int, workers: int) -> int:
-        """Pieces of the next chunk, of `left` ones: as a rule no more than all workers get."""
-        fair = -(-left // workers)
+    def size(self, count: int, workers: int) -> int:
+        """Pieces of a chunk, of `count` ones in all: every worker gets as many chunks, and they
+        are equal, so that none waits for the last one."""
         if not self.pieces:
-            return max(1, fair // 4)
-        pace = self.pieces / max(self.seconds, 1e-9)
-        least, most = self.least_seconds * pace, self.chunk_seconds * pace
-        return max(1, min(left, round(max(least, min(fair, most)))))
+            return max(1, count // (4 * workers))
+        seconds = count * self.seconds / self.pieces
+        rounds = max(1, round(seconds / (workers * self.chunk_seconds)))
+        return -(-count // (workers * rounds))
 
     def longest(self, pieces: int) -> float:
         """Seconds after which a chunk is taken for one that never ends."""
@@ -93,7 +91,7 @@ def map_chunks(
                 if alone:
                     chunk = [alone.popleft()]
                 else:
-                    size = pace.size(len(waiting), workers)
+                    size = min(pace.size(count, workers), len(waiting))
                     chunk = [waiting.popleft() for _ in range(size)]
                 flying[submit(chunk, pace.longest(len(chunk)))] = chunk
             done, _ = wait(flying, return_when=FIRST_COMPLETED)

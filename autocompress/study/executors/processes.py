@@ -19,7 +19,7 @@ from autocompress.study.executors.executor import Item, Lost, Result, Source, St
 from autocompress.study.executors.shipping import load, pack_bytes, save
 from autocompress.study.executors.worker import settle, work
 
-CHUNK_SECONDS, LEAST_SECONDS = 0.5, 0.05  # handing out a chunk takes milliseconds
+CHUNK_SECONDS = 0.5  # handing out a chunk takes milliseconds
 
 
 class ProcessExecutor:
@@ -51,9 +51,7 @@ class ProcessExecutor:
     ) -> Iterator[tuple[int, Result | Lost]]:
         """See `Executor`."""
         path = self._file(source)
-        pace = self._paces.setdefault(
-            function.__qualname__, Pace(CHUNK_SECONDS, LEAST_SECONDS, self._limit)
-        )
+        pace = self._paces.setdefault(function.__qualname__, Pace(CHUNK_SECONDS, self._limit))
 
         def submit(places: Sequence[int], seconds: float) -> Answer:
             payload = pack_bytes((function, [items[place] for place in places]))

@@ -36,7 +36,7 @@ from autocompress.study.executors.ray_worker import Board, ChunkTrainable
 from autocompress.study.executors.shipping import pack, pack_bytes
 from autocompress.study.executors.worker import settle
 
-CHUNK_SECONDS, LEAST_SECONDS = 10.0, 2.0  # a trial costs 0.1 to 0.2 s beside its work
+CHUNK_SECONDS = 10.0  # a trial costs 0.1 to 0.2 s beside its work
 FAILURES = 2  # of a trial, before its chunk is taken apart
 ENDING_SECONDS = 5.0  # that Tune is given to end
 QUIET = {
@@ -93,9 +93,7 @@ class RayExecutor:
         """See `Executor`."""
         chunks = self._started()
         handle, shared = self._put(source)
-        pace = self._paces.setdefault(
-            function.__qualname__, Pace(CHUNK_SECONDS, LEAST_SECONDS, self._limit)
-        )
+        pace = self._paces.setdefault(function.__qualname__, Pace(CHUNK_SECONDS, self._limit))
 
         def submit(places: Sequence[int], seconds: float) -> Answer:
             payload = pack_bytes((function, [items[place] for place in places]))
@@ -222,9 +220,6 @@ class _Chunks(Searcher):
                 return None
             self._trials[trial_id] = chunk
         return {"chunk": chunk}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        del trial_id, result
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
