@@ -22,6 +22,7 @@ from autocompress.study.executors.catalogue import make_executor
 from autocompress.study.executors.executor import Executor
 from autocompress.study.front import front_of
 from autocompress.study.lock import lock
+from autocompress.study.loop import History
 from autocompress.study.origins import NAME as ORIGINS
 from autocompress.study.origins import origins_of
 from autocompress.study.patience import Patience
@@ -39,7 +40,7 @@ from autocompress.study.trackers.run_tracking import (
     settings_of,
     tags_of,
 )
-from autocompress.study.warm import begin_warm, share
+from autocompress.study.warm import Warm, begin_warm, share
 
 AGAIN = 2  # more searches, where the clock says that the latency limit is missed by a little
 EVALUATIONS = 16  # of each
@@ -103,22 +104,7 @@ def run_study(
         )
         tracking.go_on(storage.records(), storage.feasible)
         log.stage("search", f"{study.settings.evaluations} evaluations")
-        history, problem = search_all(prepared, storage, log, warm=warm)
-        confirmation = _confirm(prepared, problem, storage, log)
-        for _ in range(AGAIN):
-            ranked, base = confirmation.verdicts, confirmation.original
-            correction = recorrected(prepared, ranked, base, confirmation.targets)
-            if correction is None:
-                break
-            nearer = replace(prepared, correction=correction)
-            log.stage("search", "once more, under what the clock says")
-            short = replace(nearer, study=with_evaluations(nearer.study, EVALUATIONS))
-            more, tighter = search_all(short, storage, log, storage.records())
-            history = joined(prepared, history, more)
-            again = _confirm(nearer, tighter, storage, log)
-            if not is_closer(again, confirmation):
-                break
-            prepared, problem, confirmation = nearer, tighter, again
+        prepared, problem, history, confirmation = _search(prepared, storage, log, warm)
         prepared = replace(prepared, study=study)
         confirmation, recoveries = recover_best(prepared, confirmation, folder, log)
         storage.close()
@@ -148,6 +134,30 @@ def run_study(
         tracking.files([folder / name for name in FILES])
         tracking.finish(figures_of(outcome.result))
         return outcome
+
+
+def _search(
+    prepared: Prepared, storage: StudyStorage, log: Log, warm: Warm
+) -> tuple[Prepared, Problem, History, Confirmation]:
+    """Searches and measures the best few; again, where the clock says that the latency limit is
+    missed by a little."""
+    history, problem = search_all(prepared, storage, log, warm=warm)
+    confirmation = _confirm(prepared, problem, storage, log)
+    for _ in range(AGAIN):
+        ranked, base = confirmation.verdicts, confirmation.original
+        correction = recorrected(prepared, ranked, base, confirmation.targets)
+        if correction is None:
+            break
+        nearer = replace(prepared, correction=correction)
+        log.stage("search", "once more, under what the clock says")
+        short = replace(nearer, study=with_evaluations(nearer.study, EVALUATIONS))
+        more, tighter = search_all(short, storage, log, storage.records())
+        history = joined(prepared, history, more)
+        again = _confirm(nearer, tighter, storage, log)
+        if not is_closer(again, confirmation):
+            break
+        prepared, problem, confirmation = nearer, tighter, again
+    return prepared, problem, history, confirmation
 
 
 def _confirm(

@@ -21,9 +21,9 @@ from autocompress.report.tuning_tables import importance_table, trials_table
 from autocompress.study import tuning
 from autocompress.study.config import Study, load_study
 from autocompress.study.events import Silent
+from autocompress.study.journal import open_journal
 from autocompress.study.knobs import Knobs
 from autocompress.study.rehearsal import Recorder, rehearse, selection_inputs
-from autocompress.study.journal import open_journal
 from autocompress.study.tuned import Tuning
 from autocompress.study.tuning import CHOICES, tune
 
