@@ -224,6 +224,8 @@ def make_study(
             f'address {settings.address!r} is that of a Ray cluster: it needs executor = "ray",'
             f" got {settings.executor!r}"
         )
+    if settings.address and not re.fullmatch(r"auto|(ray://)?[^\s:/]+:\d{1,5}", settings.address):
+        raise ConfigError(f"address {settings.address!r}: expected auto or HOST:PORT")
     for tracker in settings.trackers:
         if tracker not in TRACKERS:
             raise ConfigError(f"tracker {tracker!r}: allowed are {', '.join(TRACKERS)}")

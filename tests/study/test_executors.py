@@ -129,6 +129,22 @@ def test_what_a_piece_raises_reaches_the_caller(executor: Executor, numbers: Num
     assert list(executor.map_unordered(refuse, numbers, [1])) == [(0, 1)]
 
 
+def test_what_cannot_be_handed_over_is_refused(executor: Executor, tmp_path: Path) -> None:
+    if executor.name == "local":
+        pytest.skip("threads share it")
+    with (tmp_path / "open").open("w") as file:
+        source = Numbers(torch.ones(1), file)  # type: ignore[arg-type]
+        with pytest.raises(ExecutorError, match="cannot be handed to other processes"):
+            list(executor.map_unordered(total, source, [1]))
+
+
+def test_a_source_that_a_worker_cannot_open_is_named(executor: Executor, tmp_path: Path) -> None:
+    source = Numbers(torch.ones(1), tmp_path / "no such folder")
+    error = FileNotFoundError if executor.name == "local" else ExecutorError
+    with pytest.raises(error, match="no such folder"):
+        list(executor.map_unordered(total, source, [1]))
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [(end_own_process, "ended its"), (never_end, "took longer than 1 s")],

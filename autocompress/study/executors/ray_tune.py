@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import threading
 from collections import deque
@@ -38,6 +39,7 @@ from autocompress.study.executors.worker import settle
 
 CHUNK_SECONDS = 10.0  # a trial costs 0.1 to 0.2 s beside its work
 FAILURES = 2  # of a trial, before its chunk is taken apart
+CONNECTING_SECONDS = 10.0  # that a cluster may take to answer
 ENDING_SECONDS = 5.0  # that Tune is given to end
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files for every trial, 90 ms each
@@ -134,6 +136,10 @@ class RayExecutor:
 def _connect(address: str, workers: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
+        if address not in ("", "auto"):
+            # Ray itself would try for minutes.
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), CONNECTING_SECONDS).close()
         if address:
             ray.init(address=address, **quiet)
         else:

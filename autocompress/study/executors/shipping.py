@@ -25,12 +25,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autocompress.errors import ExecutorError
+
 ALIGNMENT = 64  # bytes; of every buffer in a file
 Buffers = list[NDArray[np.uint8]]
 
 
 def pack(value: object) -> tuple[bytes, Buffers]:
-    """An object as a pickle and the memory of its tensors and arrays, which is not copied."""
+    """An object as a pickle and the memory of its tensors and arrays, which is not copied.
+
+    Raises:
+        ExecutorError: If it holds what cannot be handed over, such as an open file.
+    """
     buffers: Buffers = []
 
     def beside(buffer: pickle.PickleBuffer) -> bool:
@@ -97,6 +103,10 @@ def _dumps(value: object, beside: Callable[[pickle.PickleBuffer], bool] | None) 
         file = BytesIO()
         _Pickler(file, protocol=5, buffer_callback=beside).dump(value)
         return file.getvalue()
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+        raise ExecutorError(
+            f"the model cannot be handed to other processes ({error}); use the executor 'local'"
+        ) from error
     finally:
         for module in users:
             cloudpickle.unregister_pickle_by_value(module)

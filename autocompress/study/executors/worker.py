@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from autocompress.errors import ExecutorError
 from autocompress.study.executors.chunks import Answer
 from autocompress.study.executors.local import alone
 from autocompress.study.executors.shipping import pack_bytes
@@ -26,10 +27,14 @@ def work(handle: str, read: Callable[[], Any], payload: bytes) -> bytes:
         The results and the seconds that they took, packed, or what the function raised.
     """
     alone()
-    if handle not in _opened:
-        _opened.clear()
-        _opened[handle] = read().open()[0]
-    function, items = pickle.loads(payload)
+    try:
+        if handle not in _opened:
+            _opened.clear()
+            _opened[handle] = read().open()[0]
+        function, items = pickle.loads(payload)
+    except Exception as error:  # noqa: BLE001 - such as a module that is not here
+        text = f"a worker cannot open what it works with: {type(error).__name__}: {error}"
+        return _told(ExecutorError(text))
     begun = time.monotonic()
     try:
         found = [function(_opened[handle], item) for item in items]
