@@ -145,18 +145,16 @@ def test_a_source_that_a_worker_cannot_open_is_named(executor: Executor, tmp_pat
         list(executor.map_unordered(total, source, [1]))
 
 
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [(end_own_process, "ended its"), (never_end, "took longer than 1 s")],
-)
+ENDS = [(end_own_process, "ended its"), (never_end, "took longer than 1 s")]
+
+
+@pytest.mark.parametrize(("function", "reason"), ENDS)
+@pytest.mark.parametrize("name", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
 def test_what_ends_or_holds_up_its_worker_is_given_up(
-    executor: Executor, numbers: Numbers, function: Callable[[Numbers, int], int], reason: str
+    name: str, numbers: Numbers, function: Callable[[Numbers, int], int], reason: str
 ) -> None:
-    if executor.name == "local":
-        pytest.skip("threads cannot be ended, and share the fate of the run")
-    if executor.name == "ray" and function is end_own_process:
-        pytest.skip("as when it never ends: the worker is ended, and Ray takes its time")
-    found = dict(executor.map_unordered(function, numbers, range(6)))
+    with contextlib.closing(made(name)) as executor:
+        found = dict(executor.map_unordered(function, numbers, range(6)))
     lost = found.pop(3)
     assert isinstance(lost, Lost)
     assert reason in lost.reason

@@ -46,6 +46,7 @@ def prepared(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepare
     return prepare(study, model, space, folder, Silent())
 
 
+@pytest.mark.slow
 def test_the_front_found_is_nearly_the_true_one(prepared: Prepared, tmp_path: Path) -> None:
     problem = replace(make_problem(prepared), limits={}, front=("size_bytes",))
     assert problem.space_size >= 20_000

@@ -79,7 +79,7 @@ def test_a_run_in_postgresql_ends_like_one_in_the_journal(
 
 
 def test_a_run_in_sqlite_ends_like_one_in_the_journal(
-    cli: Cli, trained: Path, with_device: Any, finished: Any, tmp_path: Path
+    cli: Cli, trained: Path, with_device: Any, finished: Any, run_copy: Path, tmp_path: Path
 ) -> None:
     folder = with_device(tmp_path / "run")
     url = f"sqlite:///{tmp_path}/studies.db"
@@ -91,7 +91,7 @@ def test_a_run_in_sqlite_ends_like_one_in_the_journal(
     assert code == 2
     assert "holds no study 'mine'" in err
     assert json.loads((folder / "run.json").read_text())["storage"]["url"] == url
-    code, _, err = cli("run", trained, "--out", finished[0], "--storage", url)
+    code, _, err = cli("run", trained, "--out", run_copy, "--storage", url)
     assert code == 2
     assert "was begun with its records in study.journal" in err
 
