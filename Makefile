@@ -14,8 +14,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/autocompress run studies/lenet5_mnist --space structured --budget latency=50% --out runs/demo
 
+# Two at a time, a file in one process: tests count on one thread each.
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
