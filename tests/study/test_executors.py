@@ -67,6 +67,10 @@ def once(state: Numbers, item: int) -> int:
     return item
 
 
+def process_of(state: Numbers, item: int) -> int:
+    return os.getpid()
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     with contextlib.closing(made(request.param)) as found:
@@ -166,6 +170,17 @@ def test_a_worker_that_is_lost_once_costs_nothing(executor: Executor, numbers: N
         pytest.skip("the run is the worker")
     found = sorted(executor.map_unordered(once, numbers, range(6)))
     assert found == [(place, place) for place in range(6)]
+
+
+def test_workers_that_die_while_they_wait_are_replaced(
+    executor: Executor, numbers: Numbers
+) -> None:
+    if executor.name == "local":
+        pytest.skip("the run is the worker")
+    for pid in {pid for _, pid in executor.map_unordered(process_of, numbers, range(6))}:
+        os.kill(pid, signal.SIGKILL)  # type: ignore[arg-type]
+    found = sorted(executor.map_unordered(total, numbers, range(6)))
+    assert found == [(place, (499500.0 * place, 1)) for place in range(6)]
 
 
 def test_a_study_names_its_executor(trained: Path) -> None:

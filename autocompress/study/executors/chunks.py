@@ -67,7 +67,7 @@ Submit: TypeAlias = Callable[[Sequence[int], float], Answer]
 
 
 def map_chunks(
-    count: int, submit: Submit, workers: int, pace: Pace, tries: int = 2
+    count: int, submit: Submit, workers: int, pace: Pace, tries: int = 3
 ) -> Iterator[tuple[int, Any]]:
     """Runs pieces in chunks; yields the place and the result of each as they are finished.
 

@@ -8,6 +8,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -36,9 +37,7 @@ class ProcessExecutor:
         self.workers = max(1, workers)
         self._limit = limit_seconds
         self._paces: dict[str, Pace] = {}
-        # Not forked: a fork of a process whose threads compute may hang.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPool(self.workers, context=context)
+        self._pool = self._new_pool()
         self._folder = tempfile.TemporaryDirectory(prefix="autocompress-")
         self._shared: tuple[object, Path] | None = None
         self._count = 0
@@ -55,15 +54,25 @@ class ProcessExecutor:
 
         def submit(places: Sequence[int], seconds: float) -> Answer:
             payload = pack_bytes((function, [items[place] for place in places]))
+            if not self._pool.active:  # a pool does not outlive a worker that dies while idle
+                self._end_pool()
+                self._pool = self._new_pool()
             return _told(self._pool, path, payload, seconds)
 
         yield from map_chunks(len(items), submit, self.workers, pace)
 
     def close(self) -> None:
         """Ends the processes and removes what they shared."""
+        self._end_pool()
+        self._folder.cleanup()
+
+    def _new_pool(self) -> ProcessPool:
+        # Not forked: a fork of a process whose threads compute may hang.
+        return ProcessPool(self.workers, context=multiprocessing.get_context("spawn"))
+
+    def _end_pool(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
-        self._folder.cleanup()
 
     def _file(self, source: object) -> Path:
         if self._shared is None or self._shared[0] is not source:
@@ -95,8 +104,8 @@ def _told(pool: ProcessPool, path: Path, payload: bytes, seconds: float) -> Answ
             told.set_exception(WorkerLost(f"took longer than {seconds:.0f} s"))
         except ProcessExpired as error:
             told.set_exception(WorkerLost(_ended(error.exitcode)))
-        except CancelledError:
-            told.set_exception(WorkerLost("was cancelled"))
+        except (BrokenProcessPool, CancelledError):
+            told.set_exception(WorkerLost("lost its worker"))
         except Exception as error:  # noqa: BLE001 - such as a file that the worker cannot read
             told.set_exception(error)
         else:

@@ -237,7 +237,8 @@ class _Chunks(Searcher):
         try:
             found, seconds = ray.get(self._board.take.remote(chunk))
         except ray.exceptions.RayError as lost:
-            answer.set_exception(ExecutorError(f"Ray is gone: {lost}"))
+            text = f"Ray is gone, and what was evaluated is kept: {lost}"
+            answer.set_exception(ExecutorError(text))
             return
         if found is not None:
             settle(answer, found)
