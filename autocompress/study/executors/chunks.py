@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 from autocompress.study.executors.executor import Lost
 
 SPARE = 1  # chunks that wait, so that no worker does
+SHARES = 2  # of what is left a worker, a chunk takes one
+LEAST = 0.1  # of the time of a chunk, that the last ones take
 FEWEST_SECONDS = 60.0  # that a piece may always take
 UNKNOWN_SECONDS = 600.0  # that it may take while nothing is known of others
 SLOWER = 20.0  # times the slowest so far
@@ -29,7 +31,7 @@ class Pace:
     """How long pieces of one kind take.
 
     Args:
-        chunk_seconds: About what a chunk should take.
+        chunk_seconds: The most that a chunk should take, about.
         limit_seconds: Longest time of a piece; 0 is automatic.
     """
 
@@ -45,14 +47,15 @@ class Pace:
         self.seconds += seconds
         self.slowest = max(self.slowest, seconds / pieces)
 
-    def size(self, count: int, workers: int) -> int:
-        """Pieces of a chunk, of `count` ones in all: every worker gets as many chunks, and they
-        are equal, so that none waits for the last one."""
+    def size(self, left: int, workers: int) -> int:
+        """Pieces of the next chunk while `left` ones wait: a share of what is left, so that chunks
+        grow smaller towards the end and the workers finish together (guided self-scheduling,
+        Polychronopoulos and Kuck, 1987)."""
+        share = -(-left // (SHARES * workers))
         if not self.pieces:
-            return max(1, count // (4 * workers))
-        seconds = count * self.seconds / self.pieces
-        rounds = max(1, round(seconds / (workers * self.chunk_seconds)))
-        return -(-count // (workers * rounds))
+            return share
+        most = self.chunk_seconds * self.pieces / self.seconds if self.seconds else left
+        return max(1, round(LEAST * most), min(share, round(most)))
 
     def longest(self, pieces: int) -> float:
         """Seconds after which a chunk is taken for one that never ends."""
@@ -91,7 +94,7 @@ def map_chunks(
                 if alone:
                     chunk = [alone.popleft()]
                 else:
-                    size = min(pace.size(count, workers), len(waiting))
+                    size = min(pace.size(len(waiting), workers), len(waiting))
                     chunk = [waiting.popleft() for _ in range(size)]
                 flying[submit(chunk, pace.longest(len(chunk)))] = chunk
             done, _ = wait(flying, return_when=FIRST_COMPLETED)

@@ -13,9 +13,9 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import count
 from typing import Any
 
 from autocompress.errors import ExecutorError
@@ -33,7 +33,7 @@ except ImportError as error:
 
 from autocompress.study.executors.chunks import Answer, Pace, WorkerLost, map_chunks
 from autocompress.study.executors.executor import Item, Lost, Result, Source, State
-from autocompress.study.executors.ray_worker import Board, ChunkTrainable
+from autocompress.study.executors.ray_worker import Board, Chunk, ChunkTrainable, Outcome
 from autocompress.study.executors.shipping import pack, pack_bytes
 from autocompress.study.executors.worker import settle
 
@@ -151,7 +151,12 @@ def _connect(address: str, workers: int) -> None:
 
 
 class _Chunks(Searcher):
-    """The searcher: hands out chunks and settles the futures that stand for them."""
+    """The searcher: hangs up chunks and settles the futures that stand for them.
+
+    Trials are suggested as long as there is room for them, and wait for a chunk: Tune ends the
+    workers of trials that are over unless others wait for their place, and a worker takes seconds
+    to start.
+    """
 
     def __init__(self, workers: int | None, callbacks: Sequence[tune.Callback]) -> None:
         super().__init__()
@@ -159,11 +164,10 @@ class _Chunks(Searcher):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Board)
         self._board = actor.options(num_cpus=0, scheduling_strategy=here).remote()
-        self._changed = threading.Condition()
-        self._waiting: deque[int] = deque()
+        self._lock = threading.Lock()
         self._answers: dict[int, tuple[Answer, float]] = {}
         self._trials: dict[str, int] = {}
-        self._count = 0
+        self._chunks, self._suggested = count(), count()
         self._has_ended = False
         self._folder = tempfile.mkdtemp(prefix="autocompress-ray-")
         tuner = Tuner(
@@ -192,57 +196,51 @@ class _Chunks(Searcher):
     def add(self, handle: str, source: Any, payload: bytes, seconds: float) -> Answer:
         """Hangs up a chunk; the future is settled when its trial is over."""
         answer: Answer = Future()
-        with self._changed:
+        with self._lock:
             if self._has_ended:
                 raise ExecutorError("Ray Tune has ended; what was evaluated before is kept")
-            chunk, self._count = self._count, self._count + 1
-            self._board.put.remote(chunk, handle, [source], payload, seconds)
-            self._answers[chunk] = answer, seconds
-            self._waiting.append(chunk)
-            self._changed.notify_all()
+            number = next(self._chunks)
+            self._answers[number] = answer, seconds
+            self._board.put.remote(Chunk(number, handle, [source], payload, seconds))
+        answer.add_done_callback(lambda answer: self._drop(number) if answer.cancelled() else None)
         return answer
 
     def end(self) -> None:
         """Lets the experiment end; what runs is given up."""
-        with self._changed:
+        with self._lock:
             self._has_ended = True
-            self._waiting.clear()
-            self._changed.notify_all()
+        self._board.close.remote()
         self._thread.join(ENDING_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def suggest(self, trial_id: str) -> Any:
-        with self._changed:
-            # While nothing runs Tune would poll once a second: it waits here in its place.
-            while not (self._waiting or self._trials or self._has_ended):
-                self._changed.wait()
+        with self._lock:
             if self._has_ended:
                 return self.FINISHED
-            if not self._waiting:
-                return None
-            chunk = self._waiting.popleft()
-            if not self._answers[chunk][0].set_running_or_notify_cancel():
-                del self._answers[chunk]
-                return None
-            self._trials[trial_id] = chunk
-        return {"chunk": chunk}
+            trial = self._trials[trial_id] = next(self._suggested)
+        return {"trial": trial}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        del result, error  # the board knows
-        with self._changed:
-            chunk = self._trials.pop(trial_id)
-            answer, limit = self._answers.pop(chunk)
+        del result  # the board knows
+        trial = self._trials.pop(trial_id)
         try:
-            found, seconds = ray.get(self._board.take.remote(chunk))
+            outcome: Outcome = ray.get(self._board.take.remote(trial))
+            if outcome.number is None and error:
+                # A worker that cannot start takes no chunk: one is lost in its place, or all wait.
+                outcome = outcome._replace(number=ray.get(self._board.drop_first.remote()))
         except ray.exceptions.RayError as lost:
-            text = f"Ray is gone, and what was evaluated is kept: {lost}"
-            answer.set_exception(ExecutorError(text))
+            self._fail(f"Ray is gone, and what was evaluated is kept: {lost}")
             return
-        if found is not None:
-            settle(answer, found)
-        elif seconds >= limit:
+        with self._lock:
+            found = self._answers.pop(outcome.number, None) if outcome.number is not None else None
+        if found is None or not found[0].set_running_or_notify_cancel():
+            return
+        answer, limit = found
+        if outcome.answer is not None:
+            settle(answer, outcome.answer)
+        elif outcome.seconds >= limit:
             answer.set_exception(WorkerLost(f"took longer than {limit:.0f} s"))
         else:
             answer.set_exception(WorkerLost("ended its worker"))
@@ -256,16 +254,25 @@ class _Chunks(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         del checkpoint_path
 
+    def _drop(self, number: int) -> None:
+        with self._lock:
+            if self._answers.pop(number, None) and not self._has_ended:
+                self._board.drop.remote(number)
+
+    def _fail(self, reason: str) -> None:
+        """Ends all that wait for answers."""
+        with self._lock:
+            self._has_ended = True
+            left = [answer for answer, _ in self._answers.values()]
+            self._answers.clear()
+        for answer in left:
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(ExecutorError(reason))
+
     def _run(self, tuner: Tuner) -> None:
         reason = "Ray Tune has ended"
         try:
             tuner.fit()
         except Exception as error:  # noqa: BLE001 - told to those who wait
             reason = f"Ray Tune has ended: {error}"
-        with self._changed:
-            self._has_ended = True
-            left = [answer for answer, _ in self._answers.values()]
-            self._answers.clear()
-        for answer in left:
-            if not answer.cancelled() and not answer.done():
-                answer.set_exception(ExecutorError(reason))
+        self._fail(reason)

@@ -4,9 +4,11 @@ one down.
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import time
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple
 
 import ray
 from ray import tune
@@ -17,38 +19,102 @@ from autocompress.study.executors.worker import work
 STDERR = 2  # what the worker writes to a log file of Ray
 
 
+class Chunk(NamedTuple):
+    """What hangs on the board.
+
+    Args:
+        number: Of the chunk.
+        handle: Name of its source.
+        source: A reference to that, in a list so that Ray does not fetch it for the board.
+        payload: What is to be done.
+        limit: Seconds that this may take.
+    """
+
+    number: int
+    handle: str
+    source: list[Any]
+    payload: bytes
+    limit: float
+
+
+class Outcome(NamedTuple):
+    """What became of a trial.
+
+    Args:
+        number: Of the chunk that it took; None if it took none.
+        answer: What `work` returned; None if it did not come to that.
+        seconds: How long the chunk has been worked on.
+    """
+
+    number: int | None
+    answer: bytes | None
+    seconds: float
+
+
 class Board:
     """An actor beside the driver: chunks wait on it, and answers.  What it holds does not go
     through Tune, whose records and loggers want small numbers.
     """
 
     def __init__(self) -> None:
-        self._chunks: dict[int, tuple[str, list[Any], bytes, float]] = {}
-        self._begun: dict[int, float] = {}
+        self._waiting: deque[Chunk] = deque()
+        self._taken: dict[int, tuple[Chunk, float]] = {}
         self._answers: dict[int, bytes] = {}
+        self._changed = asyncio.Condition()
+        self._over: set[int] = set()
+        self._is_closed = False
 
-    def put(self, chunk: int, handle: str, source: list[Any], work: bytes, limit: float) -> None:
-        """Hangs up a chunk: the name of its source and a reference to it, what is to be done, and
-        the seconds that this may take.
+    async def put(self, chunk: Chunk) -> None:
+        """Hangs up a chunk."""
+        async with self._changed:
+            self._waiting.append(chunk)
+            self._changed.notify_all()
+
+    async def drop(self, number: int) -> None:
+        """Takes a chunk back that nobody has taken."""
+        self._waiting = deque(chunk for chunk in self._waiting if chunk.number != number)
+
+    async def drop_first(self) -> int | None:
+        """Takes back the chunk that has waited longest; its number, None if none waits."""
+        return self._waiting.popleft().number if self._waiting else None
+
+    async def next(self, trial: int) -> Chunk | None:
+        """The chunk of a trial, as soon as there is one; None when no more will come.
+
+        A trial that was lost and started again gets the same one again.
         """
-        self._chunks[chunk] = handle, source, work, limit
+        async with self._changed:
+            # A worker that was lost may still wait here, beside the one that took its trial over.
+            await self._changed.wait_for(
+                lambda: self._waiting or trial in self._taken or self._is_over(trial)
+            )
+            if self._is_over(trial):
+                return None
+            chunk = self._taken[trial][0] if trial in self._taken else self._waiting.popleft()
+            self._taken[trial] = chunk, time.monotonic()
+            self._changed.notify_all()
+            return chunk
 
-    def get(self, chunk: int) -> tuple[str, list[Any], bytes, float]:
-        """What was put; from now on the chunk is being worked on."""
-        self._begun[chunk] = time.monotonic()
-        return self._chunks[chunk]
+    async def answer(self, trial: int, answer: bytes) -> None:
+        """Hangs up what became of the chunk of a trial."""
+        self._answers[trial] = answer
 
-    def answer(self, chunk: int, answer: bytes) -> None:
-        """Hangs up what became of a chunk."""
-        self._answers[chunk] = answer
+    async def take(self, trial: int) -> Outcome:
+        """What became of a trial; it gets no other chunk."""
+        self._over.add(trial)
+        chunk, begun = self._taken.pop(trial, (None, time.monotonic()))
+        number = None if chunk is None else chunk.number
+        return Outcome(number, self._answers.pop(trial, None), time.monotonic() - begun)
 
-    def take(self, chunk: int) -> tuple[bytes | None, float]:
-        """The answer, None if there is none, and how long the chunk has been worked on; both are
-        forgotten, and the chunk.
-        """
-        self._chunks.pop(chunk, None)
-        begun = self._begun.pop(chunk, time.monotonic())
-        return self._answers.pop(chunk, None), time.monotonic() - begun
+    async def close(self) -> None:
+        """Lets those go that wait for a chunk."""
+        async with self._changed:
+            self._is_closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _is_over(self, trial: int) -> bool:
+        return self._is_closed or trial in self._over
 
 
 class ChunkTrainable(tune.Trainable):
@@ -59,17 +125,20 @@ class ChunkTrainable(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._chunk = int(new_config["chunk"])
+        self._trial = int(new_config["trial"])
         return True
 
     def step(self) -> dict[str, Any]:
-        handle, source, payload, limit = ray.get(self._board.get.remote(self._chunk))
+        chunk = ray.get(self._board.next.remote(self._trial))
+        if chunk is None:
+            return {"seconds": 0.0, "done": True}
         begun = time.monotonic()
         # From a thread of C, so that code that holds the interpreter is ended as well.
-        faulthandler.dump_traceback_later(limit, exit=True, file=STDERR)
+        faulthandler.dump_traceback_later(chunk.limit, exit=True, file=STDERR)
         try:
-            answer = work(handle, lambda: unpack(*ray.get(source[0])), payload)
+            source = chunk.source[0]
+            answer = work(chunk.handle, lambda: unpack(*ray.get(source)), chunk.payload)
         finally:
             faulthandler.cancel_dump_traceback_later()
-        ray.get(self._board.answer.remote(self._chunk, answer))
-        return {"chunk": self._chunk, "seconds": time.monotonic() - begun, "done": True}
+        ray.get(self._board.answer.remote(self._trial, answer))
+        return {"chunk": chunk.number, "seconds": time.monotonic() - begun, "done": True}
