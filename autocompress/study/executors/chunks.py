@@ -19,6 +19,7 @@ SHARES = 2  # of what is left a worker, a chunk takes one
 LEAST = 0.1  # of the time of a chunk, that the last ones take
 FEWEST_SECONDS = 60.0  # that a piece may always take
 UNKNOWN_SECONDS = 600.0  # that it may take while nothing is known of others
+TRIES = 3  # of a piece that is alone, before it is given up
 SLOWER = 20.0  # times the slowest so far
 
 
@@ -69,9 +70,7 @@ Answer: TypeAlias = "Future[tuple[list[Any], float]]"  # results and the seconds
 Submit: TypeAlias = Callable[[Sequence[int], float], Answer]
 
 
-def map_chunks(
-    count: int, submit: Submit, workers: int, pace: Pace, tries: int = 3
-) -> Iterator[tuple[int, Any]]:
+def map_chunks(count: int, submit: Submit, workers: int, pace: Pace) -> Iterator[tuple[int, Any]]:
     """Runs pieces in chunks; yields the place and the result of each as they are finished.
 
     Args:
@@ -80,7 +79,6 @@ def map_chunks(
             results and the seconds that they took, or raises WorkerLost.
         workers: Chunks that run at a time.
         pace: Sizes chunks; learns from them.
-        tries: How often a piece that is alone may lose its worker before it is given up.
 
     Raises:
         Exception: What a piece raised.
@@ -107,7 +105,7 @@ def map_chunks(
                         alone.extend(chunk)
                         continue
                     lost[chunk[0]] += 1
-                    if lost[chunk[0]] < tries:
+                    if lost[chunk[0]] < TRIES:
                         alone.append(chunk[0])
                     else:
                         yield chunk[0], Lost(str(error))

@@ -1,8 +1,8 @@
 """Ray Tune: chunks of work are trials, on this machine or on a cluster.
 
-A `Searcher` hands out chunks; Tune places them, starts them again where a worker or a node is lost
-(`FailureConfig`), and tells its callbacks and loggers.  What a run resumes from is the storage of
-the study, not Tune's snapshot: the two would drift apart.
+A `Searcher` hands out chunks; Tune places them, starts workers anew where one or a node is lost,
+and tells its callbacks and loggers.  What a run resumes from is the storage of the study, not
+Tune's snapshot: the two would drift apart.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from autocompress.study.executors.shipping import pack, pack_bytes
 from autocompress.study.executors.worker import settle
 
 CHUNK_SECONDS = 10.0  # a trial costs 0.1 to 0.2 s beside its work
-FAILURES = 2  # of a trial, before its chunk is taken apart
 CONNECTING_SECONDS = 10.0  # that a cluster may take to answer
 ENDING_SECONDS = 5.0  # that Tune is given to end
 QUIET = {
@@ -101,8 +100,7 @@ class RayExecutor:
             payload = pack_bytes((function, [items[place] for place in places]))
             return chunks.add(handle, shared, payload, seconds)
 
-        # Tune has tried often enough when it gives a single piece up.
-        yield from map_chunks(len(items), submit, self.workers, pace, tries=1)
+        yield from map_chunks(len(items), submit, self.workers, pace)
 
     def close(self) -> None:
         """Ends the experiment, and Ray if it was started here."""
@@ -184,7 +182,8 @@ class _Chunks(Searcher):
             run_config=RunConfig(
                 name="chunks",
                 storage_path=self._folder,
-                failure_config=FailureConfig(max_failures=FAILURES),
+                # Started again, a trial would wait for its place behind those that wait for work.
+                failure_config=FailureConfig(max_failures=0),
                 checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
                 callbacks=list(callbacks),
                 verbose=0,

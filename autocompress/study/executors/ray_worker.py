@@ -79,20 +79,14 @@ class Board:
         return self._waiting.popleft().number if self._waiting else None
 
     async def next(self, trial: int) -> Chunk | None:
-        """The chunk of a trial, as soon as there is one; None when no more will come.
-
-        A trial that was lost and started again gets the same one again.
-        """
+        """A chunk for a trial, as soon as there is one; None when no more will come."""
         async with self._changed:
-            # A worker that was lost may still wait here, beside the one that took its trial over.
-            await self._changed.wait_for(
-                lambda: self._waiting or trial in self._taken or self._is_over(trial)
-            )
+            # A worker that was lost still waits here: it must not take a chunk along.
+            await self._changed.wait_for(lambda: self._waiting or self._is_over(trial))
             if self._is_over(trial):
                 return None
-            chunk = self._taken[trial][0] if trial in self._taken else self._waiting.popleft()
+            chunk = self._waiting.popleft()
             self._taken[trial] = chunk, time.monotonic()
-            self._changed.notify_all()
             return chunk
 
     async def answer(self, trial: int, answer: bytes) -> None:
