@@ -39,6 +39,7 @@ from autocompress.compression.stitch import Stitcher
 from autocompress.hardware.device import get_device
 from autocompress.model.task import Task
 from autocompress.objective.quality import Proxy
+from autocompress.study.banking import fill_bank
 from autocompress.study.config import Study, StudyFile, make_study
 from autocompress.study.events import Silent
 from autocompress.study.executors.local import LocalExecutor
@@ -178,13 +179,7 @@ def run_stage(case: Case, stage: str, folder: Path, limit: float) -> dict[str, A
         proxy = Proxy(model.dense, model.search_inputs, study.objective.proxy)
         bank = Bank(folder / "bank", model.key)
         start, cpu = time.perf_counter(), time.process_time()
-        for name, menu in space.computed.units.items():
-            bank.fill(
-                model.layer(name),
-                model.dense.get_submodule(name),
-                lambda name=name: model.statistics[name],  # type: ignore[misc]
-                menu,
-            )
+        fill_bank(bank, model, space, LocalExecutor(), listener)
         if stage == "price":
             start, cpu = time.perf_counter(), time.process_time()
             stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,15 +20,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from autocompress.compression.channels import Channels
-from autocompress.compression.compress import compress_layer
+from autocompress.compression.making import Job, Supplies
 from autocompress.compression.moments import Statistics
-from autocompress.compression.narrow import embed, narrow_layer
 from autocompress.compression.treated import Grid, Narrow, StoredTensor, Treated, stored_dense
 from autocompress.errors import StorageError
 from autocompress.files import write_bytes
 from autocompress.model.layer import Layer
 from autocompress.model.memory import give_back
-from autocompress.model.shrink import Kept
 from autocompress.search_space.option import Option
 
 MAPPED = 2**26  # bytes of entries that stay mapped
@@ -109,6 +107,25 @@ class Bank:
         Raises:
             StorageError: If an entry cannot be written; those before it are kept.
         """
+        missing = self.missing(layer, options, done)
+        if not missing:
+            return
+        supplies = Supplies({layer.name: module}, {layer.name: statistics()}, self.channels)
+        for entry in supplies.make(Job(layer, tuple(missing))):
+            self.add(layer, *entry)
+            done()
+        give_back()
+
+    def missing(
+        self, layer: Layer, options: Iterable[Option], found: Callable[[], None] = lambda: None
+    ) -> list[Option]:
+        """Options of a layer that have to be made; those on disk are mapped.
+
+        Args:
+            layer: The layer.
+            options: Its menu; the identity is skipped.
+            found: Called for each that is on disk.
+        """
         missing = []
         # Output channels are cut when an entry is looked up.
         for option in dict.fromkeys(option.computed for option in options):
@@ -121,38 +138,20 @@ class Bank:
                 continue
             self._keep((layer.name, option), path, entry)
             self.reused += 1
-            done()
-        if not missing:
-            return
-        for option, treated, error in self._make(layer, module, statistics(), missing):
-            entry = Entry(treated, error)
-            path = self._path(layer, option)
-            write_bytes(path, _pack(entry))
-            self._keep((layer.name, option), path, _read(path) or entry)
-            self.made += 1
-            done()
-        give_back()
+            found()
+        return missing
 
-    def _make(
-        self, layer: Layer, module: nn.Module, statistics: Statistics, options: list[Option]
-    ) -> Iterator[tuple[Option, Treated, float]]:
-        """Options by how many input channels they keep; each time a narrow layer is compressed."""
-        for share in dict.fromkeys(option.inputs for option in options):
-            same = [option for option in options if option.inputs == share]
-            narrow = self.channels.kept(layer, same[0])
-            if narrow is None:
-                yield from compress_layer(layer, module, statistics, same)
-                continue
-            kept = Kept(None, narrow.inputs)
-            small = narrow_layer(layer, module, statistics, kept)
-            whole = [replace(option, inputs=1.0) for option in same]
-            more = [option for option in whole if not option.is_identity]
-            found = compress_layer(small.layer, small.module, small.statistics, more)
-            plain = [(Option(), stored_dense(small.module), 0.0)] if Option() in whole else []
-            for option, treated, error in (*plain, *found):
-                # What goes with the channels, and what is done to the others.
-                own = embed(treated, module, kept)
-                yield replace(option, inputs=share), own, small.error + error
+    def add(self, layer: Layer, option: Option, treated: Treated, error: float) -> None:
+        """Stores what was made.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        entry = Entry(treated, error)
+        path = self._path(layer, option)
+        write_bytes(path, _pack(entry))
+        self._keep((layer.name, option), path, _read(path) or entry)
+        self.made += 1
 
     def stored(self, layer: Layer, module: nn.Module, option: Option) -> Treated:
         """What is stored for a layer under an option, the identity included.

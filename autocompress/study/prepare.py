@@ -14,6 +14,7 @@ from autocompress.hardware.fit import Fit
 from autocompress.objective.quality import Measurement, Proxy
 from autocompress.search_space.candidate import Candidate
 from autocompress.search_space.space import Space
+from autocompress.study.banking import fill_bank
 from autocompress.study.config import Study
 from autocompress.study.evaluator import Evaluator, assembly_of
 from autocompress.study.events import Listener
@@ -130,7 +131,7 @@ def prepare(
 
     listener.stage("bank", "compressing every layer under every option")
     bank = Bank(folder / "bank", model.key, model.channels(space.widths, folder / CHANNELS))
-    _fill(bank, model, space, listener)
+    fill_bank(bank, model, space, executor, listener)
     stitcher = Stitcher(model.dense, lambda name, option: bank[name, option].treated)
 
     listener.stage("price", "predicting what every option costs")
@@ -162,18 +163,3 @@ def prepare(
         prices,
         executor,
     )
-
-
-def _fill(bank: Bank, model: Model, space: Space, listener: Listener) -> None:
-    space = space.computed
-    total = sum(len(menu) - 1 for menu in space.units.values())
-
-    def done() -> None:
-        listener.progress(bank.made + bank.reused, total)
-
-    for name, menu in space.units.items():
-        module = model.dense.get_submodule(name)
-        bank.fill(model.layer(name), module, lambda n=name: model.statistics[n], menu, done)  # type: ignore[misc]
-    model.statistics.release()
-    if bank.reused:
-        listener.note(f"bank: {bank.reused} of {total} entries reused from {bank.folder}")
