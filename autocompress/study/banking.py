@@ -48,11 +48,9 @@ def fill_bank(
         if not jobs:
             continue
         names = dict.fromkeys(job.layer.name for job in jobs)
-        supplies = Supplies(
-            {name: model.dense.get_submodule(name) for name in names},
-            {name: model.statistics[name] for name in names},
-            bank.channels,
-        )
+        statistics = {name: model.statistics[name] for name in names}
+        modules = {name: model.dense.get_submodule(name) for name in names}
+        supplies = Supplies(modules, statistics, bank.channels)
         for index, made in executor.map_unordered(make_all, supplies, jobs):
             if isinstance(made, Lost):
                 lost.append(f"{jobs[index].layer.name!r}: {made.reason}")
@@ -60,8 +58,10 @@ def fill_bank(
             for option, treated, error in made:
                 bank.add(jobs[index].layer, option, treated, error)
                 tell()
+        # Executors hold on to the latest source: not to what would lie beside the next group's.
+        statistics.clear()
+        model.statistics.release()
         give_back()
-    model.statistics.release()
     if lost:
         raise ExecutorError(
             f"compressing layer {'; layer '.join(lost)}.  What was made is kept; the same command"

@@ -7,6 +7,7 @@ done; a night that was killed does the rest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,6 +24,7 @@ from autocompress.study.night_run import Runner, find_studies
 from autocompress.study.verdict import WORSE, NightTask, headline
 
 SCHEMA = 1
+NIGHT = re.compile(r"\d{4}-\d\d-\d\d_\d{6}")
 STATE, VERDICT = "night.json", "verdict.json"
 EXIT_FAILED, EXIT_NOT_MET, EXIT_REGRESSION = 1, 3, 4
 
@@ -150,8 +152,10 @@ def _begin(out: Path, studies: Path, listener: Listener) -> tuple[str, str]:
         listener.note(f"night {known['night']} goes on")
         return known["night"], known["begun"]
     now = datetime.now(timezone.utc)
-    first = now.strftime("%Y-%m-%d_%H%M%S")
     taken = {folder.name for folder in out.glob("*/*")}
+    # Nights are in the order of their names, also where the clock was set back since the last one.
+    before = [name[:17] for name in taken if NIGHT.match(name)]
+    first = max([now.strftime("%Y-%m-%d_%H%M%S"), *before])
     names = (first, *(f"{first}-{number}" for number in range(2, len(taken) + 3)))
     name = next(text for text in names if text not in taken)
     begun = now.isoformat(timespec="seconds")
