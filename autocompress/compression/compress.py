@@ -48,7 +48,9 @@ def compress_layer(
     ordered = sorted(options, key=lambda option: (option.method, *_shares(option), option))
     for method, of_method in groupby(ordered, key=lambda option: option.method):
         same = list(of_method)
-        metric = moment if method == "obs" else torch.eye(len(moment), dtype=moment.dtype)
+        # Only factors are made in it, and it is as large as the moment.
+        is_plain = method != "obs" and any(min(_shares(option)) < 1 for option in same)
+        metric = torch.eye(len(moment), dtype=moment.dtype) if is_plain else moment
         factors = _factors(weight, metric, layer, same)
         for (share, core), of_rank in groupby(same, key=_shares):
             menu = list(of_rank)

@@ -22,7 +22,7 @@ from autocompress.model.trace import run
 from autocompress.objective.caught import Caught, affordable
 from autocompress.search_space.option import Option
 
-SHARE, LEAST = 0.5, 2**29  # of the model's bytes, and bytes: for what a pass with gradients holds
+SHARE, LEAST = 0.5, 2**28  # of the model's bytes, and bytes: for what a pass with gradients holds
 
 
 def adjoint_prices(
@@ -76,6 +76,7 @@ def adjoint_prices(
                 own = [draw[place * few :][: len(logits)] for draw in draws]
                 gradients = [caught.gradients(_log_likelihood(logits, kind, draw)) for draw in own]
                 _add(totals, caught, gradients, menus, build)
+                del caught, logits, gradients  # before the next ones take as much
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
