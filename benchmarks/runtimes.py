@@ -92,7 +92,7 @@ def measure(model: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> lis
             "activations": kind,
             "width": width,
             "latency_ms": timings[f"{kind} {width}"].p20_ms,
-            "latency_percent": 100 * timings[f"{kind} {width}"].p20_ms / whole,
+            "latency_percent": 100 * (timings[f"{kind} {width}"].p20_ms / whole),
         }
         for kind, width in made
     ]

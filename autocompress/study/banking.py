@@ -51,7 +51,7 @@ def fill_bank(
         statistics = {name: model.statistics[name] for name in names}
         modules = {name: model.dense.get_submodule(name) for name in names}
         supplies = Supplies(modules, statistics, bank.channels)
-        for index, made in executor.map_unordered(make_all, supplies, jobs):
+        for index, made in executor.map_unordered(make_all, supplies, jobs, alike=False):
             if isinstance(made, Lost):
                 lost.append(f"{jobs[index].layer.name!r}: {made.reason}")
                 continue

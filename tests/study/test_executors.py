@@ -58,6 +58,11 @@ def never_end(state: Numbers, item: int) -> int:
     return item
 
 
+def take_two_seconds(state: Numbers, item: int) -> int:
+    time.sleep(2.0)
+    return item
+
+
 def once(state: Numbers, item: int) -> int:
     """Ends its process the first time that it meets a 3."""
     flag = state.folder / "been here"
@@ -163,6 +168,11 @@ def test_what_ends_or_holds_up_its_worker_is_given_up(
     assert isinstance(lost, Lost)
     assert reason in lost.reason
     assert found == {place: place for place in (0, 1, 2, 4, 5)}
+
+
+def test_items_that_differ_have_no_time_limit(executor: Executor, numbers: Numbers) -> None:
+    found = executor.map_unordered(take_two_seconds, numbers, [5], alike=False)
+    assert list(found) == [(0, 5)]
 
 
 def test_a_worker_that_is_lost_once_costs_nothing(executor: Executor, numbers: Numbers) -> None:

@@ -19,6 +19,7 @@ SHARES = 2  # of what is left a worker, a chunk takes one
 LEAST = 0.1  # of the time of a chunk, that the last ones take
 FEWEST_SECONDS = 60.0  # that a piece may always take
 UNKNOWN_SECONDS = 600.0  # that it may take while nothing is known of others
+UNLIMITED = 7 * 86400.0  # that one of them may take, where pieces differ too much to tell
 TRIES = 3  # of a piece that is alone, before it is given up
 SLOWER = 20.0  # times the slowest so far
 

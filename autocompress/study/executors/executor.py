@@ -52,6 +52,8 @@ class Executor(Protocol):
         function: Callable[[State, Item], Result],
         source: Source[State],
         items: Sequence[Item],
+        *,
+        alike: bool = True,
     ) -> Iterator[tuple[int, Result | Lost]]:
         """Runs all items; yields the place of each and its result as they are finished.
 
@@ -59,6 +61,8 @@ class Executor(Protocol):
             function: Of a module, so that other processes find it.
             source: Handed over once for all calls that name the same object.
             items: Small; neighbours may be given to one worker.
+            alike: Whether items take about the same time, so that one that takes far longer is
+                given up; where they differ there is no time limit.
 
         Raises:
             AutocompressError: What `function` raises; and if no worker can be had.

@@ -31,8 +31,11 @@ class LocalExecutor:
         function: Callable[[State, Item], Result],
         source: Source[State],
         items: Sequence[Item],
+        *,
+        alike: bool = True,
     ) -> Iterator[tuple[int, Result | Lost]]:
         """See `Executor`.  Results come in the order of the items."""
+        del alike  # threads cannot be ended
         states = self._states(source)
         if self.workers == 1 or len(items) == 1:
             with one_thread():

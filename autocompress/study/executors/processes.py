@@ -15,7 +15,7 @@ from pathlib import Path
 from pebble import ProcessExpired, ProcessPool
 
 from autocompress.errors import ExecutorError
-from autocompress.study.executors.chunks import Answer, Pace, WorkerLost, map_chunks
+from autocompress.study.executors.chunks import UNLIMITED, Answer, Pace, WorkerLost, map_chunks
 from autocompress.study.executors.executor import Item, Lost, Result, Source, State
 from autocompress.study.executors.shipping import load, pack_bytes, save
 from autocompress.study.executors.worker import settle, work
@@ -47,10 +47,14 @@ class ProcessExecutor:
         function: Callable[[State, Item], Result],
         source: Source[State],
         items: Sequence[Item],
+        *,
+        alike: bool = True,
     ) -> Iterator[tuple[int, Result | Lost]]:
         """See `Executor`."""
         path = self._file(source)
-        pace = self._paces.setdefault(function.__qualname__, Pace(CHUNK_SECONDS, self._limit))
+        pace = self._paces.setdefault(
+            function.__qualname__, Pace(CHUNK_SECONDS, self._limit if alike else UNLIMITED)
+        )
 
         def submit(places: Sequence[int], seconds: float) -> Answer:
             payload = pack_bytes((function, [items[place] for place in places]))

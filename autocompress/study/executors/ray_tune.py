@@ -31,7 +31,7 @@ except ImportError as error:
         f"executor 'ray' needs Ray Tune: pip install 'autocompress[ray]' ({error})"
     ) from error
 
-from autocompress.study.executors.chunks import Answer, Pace, WorkerLost, map_chunks
+from autocompress.study.executors.chunks import UNLIMITED, Answer, Pace, WorkerLost, map_chunks
 from autocompress.study.executors.executor import Item, Lost, Result, Source, State
 from autocompress.study.executors.ray_worker import Board, Chunk, ChunkTrainable, Outcome
 from autocompress.study.executors.shipping import pack, pack_bytes
@@ -90,11 +90,15 @@ class RayExecutor:
         function: Callable[[State, Item], Result],
         source: Source[State],
         items: Sequence[Item],
+        *,
+        alike: bool = True,
     ) -> Iterator[tuple[int, Result | Lost]]:
         """See `Executor`."""
         chunks = self._started()
         handle, shared = self._put(source)
-        pace = self._paces.setdefault(function.__qualname__, Pace(CHUNK_SECONDS, self._limit))
+        pace = self._paces.setdefault(
+            function.__qualname__, Pace(CHUNK_SECONDS, self._limit if alike else UNLIMITED)
+        )
 
         def submit(places: Sequence[int], seconds: float) -> Answer:
             payload = pack_bytes((function, [items[place] for place in places]))
