@@ -16,6 +16,7 @@ from autocompress.study.executors.executor import Lost
 
 SPARE = 1  # chunks that wait, so that no worker does
 SHARES = 2  # of what is left a worker, a chunk takes one
+LOOK_SECONDS = 1.0  # between looks at what runs the chunks
 LEAST = 0.1  # of the time of a chunk, that the last ones take
 FEWEST_SECONDS = 60.0  # that a piece may always take
 UNKNOWN_SECONDS = 600.0  # that it may take while nothing is known of others
@@ -71,7 +72,9 @@ Answer: TypeAlias = "Future[tuple[list[Any], float]]"  # results and the seconds
 Submit: TypeAlias = Callable[[Sequence[int], float], Answer]
 
 
-def map_chunks(count: int, submit: Submit, workers: int, pace: Pace) -> Iterator[tuple[int, Any]]:
+def map_chunks(
+    count: int, submit: Submit, workers: int, pace: Pace, look: Callable[[], None] = lambda: None
+) -> Iterator[tuple[int, Any]]:
     """Runs pieces in chunks; yields the place and the result of each as they are finished.
 
     Args:
@@ -80,6 +83,7 @@ def map_chunks(count: int, submit: Submit, workers: int, pace: Pace) -> Iterator
             results and the seconds that they took, or raises WorkerLost.
         workers: Chunks that run at a time.
         pace: Sizes chunks; learns from them.
+        look: Called now and then while chunks run; settles answers that nobody else will.
 
     Raises:
         Exception: What a piece raised.
@@ -96,7 +100,9 @@ def map_chunks(count: int, submit: Submit, workers: int, pace: Pace) -> Iterator
                     size = min(pace.size(len(waiting), workers), len(waiting))
                     chunk = [waiting.popleft() for _ in range(size)]
                 flying[submit(chunk, pace.longest(len(chunk)))] = chunk
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            done, _ = wait(flying, LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            if not done:
+                look()
             for future in done:
                 chunk = flying.pop(future)
                 try:

@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -56,14 +57,22 @@ class ProcessExecutor:
             function.__qualname__, Pace(CHUNK_SECONDS, self._limit if alike else UNLIMITED)
         )
 
+        handed: list[Future[bytes]] = []
+
         def submit(places: Sequence[int], seconds: float) -> Answer:
             payload = pack_bytes((function, [items[place] for place in places]))
-            if not self._pool.active:  # a pool does not outlive a worker that dies while idle
-                self._end_pool()
-                self._pool = self._new_pool()
-            return _told(self._pool, path, payload, seconds)
+            arguments = (str(path), partial(load, path), payload)
+            handed[:] = [future for future in handed if not future.done()]
+            handed.append(self._schedule(arguments, seconds))
+            return _told(handed[-1], seconds)
 
-        yield from map_chunks(len(items), submit, self.workers, pace)
+        def look() -> None:
+            # A pool that breaks while a chunk is on its way in forgets that chunk.
+            if not self._pool.active:
+                for future in handed:
+                    future.cancel()
+
+        yield from map_chunks(len(items), submit, self.workers, pace, look)
 
     def close(self) -> None:
         """Ends the processes and removes what they shared."""
@@ -77,6 +86,17 @@ class ProcessExecutor:
     def _end_pool(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
+
+    def _schedule(self, arguments: tuple[Any, ...], seconds: float) -> Future[bytes]:
+        try:
+            if self._pool.active:
+                return self._pool.schedule(work, arguments, timeout=seconds)
+        except RuntimeError:  # it has broken since
+            pass
+        # A pool does not outlive a worker that dies while idle.
+        self._end_pool()
+        self._pool = self._new_pool()
+        return self._pool.schedule(work, arguments, timeout=seconds)
 
     def _file(self, source: object) -> Path:
         if self._shared is None or self._shared[0] is not source:
@@ -94,12 +114,10 @@ class ProcessExecutor:
         return self._shared[1]
 
 
-def _told(pool: ProcessPool, path: Path, payload: bytes, seconds: float) -> Answer:
+def _told(handed: Future[bytes], seconds: float) -> Answer:
     """A chunk's results, with pebble's errors as ours."""
     told: Answer = Future()
     told.set_running_or_notify_cancel()
-    read = partial(load, path)
-    handed = pool.schedule(work, args=(str(path), read, payload), timeout=seconds)
 
     def finish(handed: Future[bytes]) -> None:
         try:
