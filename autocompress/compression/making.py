@@ -16,6 +16,7 @@ from autocompress.compression.moments import Statistics
 from autocompress.compression.narrow import embed, narrow_layer
 from autocompress.compression.treated import Treated, stored_dense
 from autocompress.model.layer import Layer
+from autocompress.model.memory import give_back
 from autocompress.model.shrink import Kept
 from autocompress.search_space.option import Option
 
@@ -86,5 +87,7 @@ class Supplies:
 
 
 def make_all(supplies: Supplies, job: Job) -> list[Made]:
-    """Everything of a job at once; what a worker does."""
-    return list(supplies.make(job))
+    """Everything of a job at once, and the memory that it took given back; what a worker does."""
+    made = list(supplies.make(job))
+    give_back()
+    return made

@@ -9,7 +9,6 @@ from __future__ import annotations
 from autocompress.compression.bank import Bank
 from autocompress.compression.making import Job, Supplies, make_all
 from autocompress.errors import ExecutorError
-from autocompress.model.memory import give_back
 from autocompress.search_space.space import Space
 from autocompress.study.events import Listener
 from autocompress.study.executors.executor import Executor, Lost
@@ -61,7 +60,6 @@ def fill_bank(
         # Executors hold on to the latest source: not to what would lie beside the next group's.
         statistics.clear()
         model.statistics.release()
-        give_back()
     if lost:
         raise ExecutorError(
             f"compressing layer {'; layer '.join(lost)}.  What was made is kept; the same command"
