@@ -31,23 +31,16 @@ class Schema(BaseModel):
 Record = TypeVar("Record", bound=Schema)
 
 
-def folders(catalogue: str) -> list[Path]:
-    """Where presets of a catalogue lie: beside the package in a checkout, inside it in a wheel."""
+def folder_of(catalogue: str) -> Path:
+    """Where presets of a catalogue lie: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).parent
-    return [
-        folder
-        for folder in (package.parent / catalogue, package / "presets" / catalogue)
-        if folder.is_dir()
-    ]
+    inside = package / "presets"
+    return (inside if inside.is_dir() else package.parent) / catalogue
 
 
 def presets(catalogue: str) -> dict[str, Path]:
     """Preset name to file, sorted; the listing of the folder is the vocabulary."""
-    return {
-        path.stem: path
-        for folder in reversed(folders(catalogue))
-        for path in sorted(folder.glob("*.toml"))
-    }
+    return {path.stem: path for path in sorted(folder_of(catalogue).glob("*.toml"))}
 
 
 def find(catalogue: str, name: str, relative_to: Path | None = None) -> Path:
