@@ -88,7 +88,7 @@ def measure(folder: Path, names: Sequence[str]) -> dict[str, dict[str, list[Poin
     """Layer to technique to its points."""
     task = load_task(folder)
     inputs = task.calibration()
-    model = canonical(task.model(), task.example_inputs())
+    model = canonical(task.model(), task.example_inputs()).model
     cut = 3 * len(inputs[0]) // 4
     layers = [layer for layer in trace(model, task.example_inputs()) if layer.name in names]
     missing = set(names) - {layer.name for layer in layers}

@@ -209,15 +209,15 @@ def fingerprint(model: nn.Module, inputs: Iterable[Tensor]) -> str:
 
 def recipe() -> str:
     """Hash of the code that makes entries: another version of it makes other entries."""
-    return code_hash(_RECIPE)
+    return code_hash((*_RECIPE, "../model/matrix", "../model/gates"))
 
 
 @cache
 def code_hash(names: tuple[str, ...]) -> str:
-    """Hash of some files of this folder, by their names without `.py`."""
+    """Hash of some files, by their paths from this folder without `.py`."""
     digest = hashlib.sha256()
     for name in names:
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ over byte planes, and zstd.  Everything that reads answers damaged data with `Ar
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from autocompress.errors import ArchiveError
 
 _LEAST_WINDOW = 1 << 10  # bytes, of the format
+_AT_ONCE = 1 << 16  # values that are packed together, whole bytes of bits
 
 
 class Reader:
@@ -80,8 +82,14 @@ def block(data: bytes) -> bytes:
 
 def pack(values: NDArray[Any], width: int) -> bytes:
     """Whole numbers in `[0, 2**width)`, `width` bits each, lowest bit first."""
-    bits = (values.reshape(-1, 1) >> np.arange(width)) & 1
-    return np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
+    flat, places = values.reshape(-1), np.arange(width)
+    return b"".join(
+        np.packbits(
+            (flat[start : start + _AT_ONCE, None] >> places & 1).astype(np.uint8),
+            bitorder="little",
+        ).tobytes()
+        for start in range(0, len(flat), _AT_ONCE)
+    )
 
 
 def packed_bytes(count: int, width: int) -> int:
@@ -102,20 +110,30 @@ def unpack(data: bytes, count: int, width: int) -> NDArray[np.int32]:
 
 
 def squeeze(raw: bytes, item: int) -> bytes:
-    """`raw`, or where it is smaller zlib over its byte planes (all first bytes, all second ...).
+    """`squeezed_parts` of one array, joined."""
+    return b"".join(squeezed_parts([np.frombuffer(raw, np.uint8)], item))
+
+
+def squeezed_parts(raw: Sequence[NDArray[np.uint8]], item: int) -> list[bytes]:
+    """What is given, or where it is smaller zlib over its byte planes (all first bytes, all
+    second ...), in parts to be joined: a large model is not to be held twice.
 
     Exponents share few values, mantissas hardly any: apart, the former compress.
 
     Args:
-        raw: Values of `item` bytes each.
+        raw: Values of `item` bytes each, in flat arrays.
         item: Bytes of a value.
     """
-    planes = np.frombuffer(raw, np.uint8).reshape(-1, item).T.tobytes()
     # Runs and byte frequencies are all that weights offer: searching for repeats takes ten times
     # as long and finds none.
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
-    small = packer.compress(planes) + packer.flush()
-    return b"\1" + small if len(small) < len(raw) else b"\0" + raw
+    small = [b"\1"]
+    for plane in range(item):
+        small += [packer.compress(values[plane::item].tobytes()) for values in raw]
+    small.append(packer.flush())
+    if sum(map(len, small)) <= sum(map(len, raw)):
+        return small
+    return [b"\0", *(values.tobytes() for values in raw)]
 
 
 def unsqueeze(data: bytes, size: int, item: int) -> bytes:

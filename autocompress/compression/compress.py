@@ -22,6 +22,7 @@ from autocompress.compression.sparsify import fit_within, prune, prune_magnitude
 from autocompress.compression.treated import Grid, StoredTensor, Treated, build_module
 from autocompress.compression.tucker import store_around_core, tucker2
 from autocompress.model.layer import Layer
+from autocompress.model.matrix import matrix_of
 from autocompress.search_space.option import Option
 
 
@@ -32,7 +33,7 @@ def compress_layer(
 
     Args:
         layer: The record of the layer.
-        module: The dense Linear or Conv2d.
+        module: The dense module.
         statistics: Of the layer's input.
         options: The identity is not treated and must not be among them.
 
@@ -40,7 +41,7 @@ def compress_layer(
         Option, stored layer, and `tr(D H D^T) / tr(W H W^T)` with `D` the change of the weight
         (weighted by row where groups share `H`).
     """
-    weight = module.weight.detach().flatten(1).double()  # type: ignore[operator]
+    weight = matrix_of(module).double()
     moment = damped(statistics.second_moment, statistics.damping)
     row_weights = statistics.row_weights
     whole = max(1e-30, _error(weight, moment, row_weights))
@@ -97,7 +98,8 @@ def finish(
     tensors: tuple[StoredTensor, ...],
 ) -> Treated:
     """Adds bias and, for int8, grids to the stored tensors of a layer."""
-    bias = module.bias.detach() if isinstance(module.bias, Tensor) else None
+    own = getattr(module, "bias", None)
+    bias = own.detach() if isinstance(own, Tensor) else None
     if bias is not None and option.bits < 32:
         bias = bias.half()
     treated = Treated(tensors, bias)

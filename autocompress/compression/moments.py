@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from autocompress.compression.treated import FakeQuantize, Grid
 from autocompress.model.layer import Layer
+from autocompress.model.matrix import groups_of, rows_of
 from autocompress.model.task import Inputs, batches
 
 SAMPLE_EXAMPLES = 128  # examples kept of every layer's input, to set the grid between two factors
@@ -38,7 +40,8 @@ class Statistics:
         output_grid: int8 grid of the output, after the activation where one follows.
         damping: Share of the mean diagonal that `damped` adds.
         row_weights: `(out,)` mean diagonal of each output channel's own moment, where groups
-            share `second_moment`; else None.
+            share `second_moment`; of an embedding how often each entry is read, one reading more
+            added to all; else None.
     """
 
     second_moment: Tensor
@@ -62,7 +65,7 @@ def collect(
 
     Args:
         model: In evaluation mode.
-        layers: The layers that are treated; Linear or Conv2d.
+        layers: The layers that are treated.
         inputs: `(n, ...)` for each input of the model.
         batch: Examples in one forward pass.
         damping: What `Statistics` records for those who invert the moments.
@@ -111,7 +114,12 @@ class _Watcher:
 
     def hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         x = inputs[0]
-        rows = unfold(module, some(module, x))
+        if isinstance(module, nn.Embedding):
+            # What is multiplied are rows of an identity, each of which reads one entry.
+            self.first = self.first + torch.bincount(x.flatten(), minlength=module.num_embeddings)
+            self.look(module, inputs, output)
+            return
+        rows = rows_of(module, some(module, x, output))
         self.rows += len(rows)
         # Products of a batch in single precision, their sum in double.
         self.second = self.second + _products(module, rows).double()
@@ -131,11 +139,13 @@ class _Watcher:
         return fit_grid(torch.cat(self.outputs))
 
     def statistics(self, source: Grid | None, output_grid: Grid, damping: float) -> Statistics:
-        assert isinstance(self.second, Tensor)
         assert isinstance(self.first, Tensor)
+        if isinstance(self.module, nn.Embedding):
+            return _of_entries(self.module, self.first, output_grid, damping)
+        assert isinstance(self.second, Tensor)
         second, row_weights = self.second / self.rows, None
         if second.dim() == 3:
-            assert isinstance(self.module, nn.Conv2d)
+            assert isinstance(self.module, nn.modules.conv._ConvNd)
             # Each group meets its share of the rows.
             second, row_weights = _shared(len(second) * second, self.module.out_channels)
         return Statistics(
@@ -156,31 +166,35 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return x.relu() if activation == "relu" else x
 
 
-def some(module: nn.Module, x: Tensor) -> Tensor:
+def some(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
     """Evenly spaced examples of a batch, as many as unfold within `UNFOLDED` bytes; mostly all."""
-    if not isinstance(module, nn.Conv2d):
+    if not isinstance(module, nn.modules.conv._ConvNd):
         return x
-    taps = module.kernel_size[0] * module.kernel_size[1] / (module.stride[0] * module.stride[1])
-    each = max(1, int(x[0].numel() * x.element_size() * taps))
+    read = module.in_channels * prod(module.kernel_size)
+    each = max(1, output[0, 0].numel() * read * x.element_size())
     return x[:: max(1, -(-len(x) * each // UNFOLDED))]
 
 
-def unfold(module: nn.Module, x: Tensor) -> Tensor:
-    """Rows that the weight matrix multiplies: `(n, d)`; a convolution has
-    `d = in / groups * kh * kw` and, with several groups, `(n * groups, d)` rows."""
-    if isinstance(module, nn.Conv2d):
-        assert not isinstance(module.padding, str)  # such layers are not treated
-        padding = module.padding
-        patches = nn.functional.unfold(
-            x, module.kernel_size, module.dilation, padding, module.stride
-        )
-        return patches.transpose(1, 2).reshape(-1, patches.shape[1] // module.groups)
-    return x.reshape(-1, x.shape[-1])
+def _of_entries(
+    module: nn.Embedding, counts: Tensor, output_grid: Grid, damping: float
+) -> Statistics:
+    """Statistics of an embedding, whose entries were read so often."""
+    width = module.embedding_dim
+    often = counts.double() + 1
+    return Statistics(
+        second_moment=torch.eye(width, dtype=torch.float64),
+        mean=torch.zeros(width, dtype=torch.float64),
+        sample=torch.zeros(0),
+        input_grid=Grid(1.0, 0),
+        output_grid=output_grid,
+        damping=damping,
+        row_weights=often / often.sum(),
+    )
 
 
 def _products(module: nn.Module, rows: Tensor) -> Tensor:
     """`(d, d)` sum of the rows' outer products, or `(groups, d, d)`."""
-    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    groups = groups_of(module)
     if groups == 1:
         return rows.T @ rows
     grouped = rows.reshape(-1, groups, rows.shape[1])

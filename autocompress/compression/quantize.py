@@ -19,6 +19,7 @@ from autocompress.compression.treated import StoredTensor
 SMALLEST_SCALE = 2.0**-20
 EMPTY_SCALE = 2.0**-14  # of a row of zeros, where only the bias counts
 SHARED_SWEEP_ABOVE = 2e12  # multiply-adds above which rows share one sweep over all columns
+BLOCK = 256  # columns of a triangular matrix that are inverted in one step
 
 
 def largest_code(bits: int) -> int:
@@ -168,7 +169,21 @@ def inverse_factor(moment: Tensor) -> Tensor:
     With the columns reversed `H = L L^T`; reversed back, `H = R R^T` with `R` upper, so
     `U = R^-1`.  That is half the work of inverting and factorising again.
     """
-    lower = torch.linalg.cholesky(moment.flip(1, 2))
-    identity = torch.eye(moment.shape[1], dtype=moment.dtype).expand_as(moment)
-    factor: Tensor = torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+    factor: Tensor = torch.linalg.cholesky(moment.flip(1, 2)).flip(1, 2)
+    _invert_upper(factor)
     return factor
+
+
+def _invert_upper(matrices: Tensor) -> None:
+    """Inverts upper triangular matrices `(batch, s, s)` in their place, by halves: as much again
+    is never taken, which counts where one is as large as the model's largest layer."""
+    size = matrices.shape[-1]
+    if size <= BLOCK:
+        identity = torch.eye(size, dtype=matrices.dtype).expand_as(matrices)
+        matrices.copy_(torch.linalg.solve_triangular(matrices, identity, upper=True))
+        return
+    half = size // 2
+    above, below = matrices[:, :half, :half], matrices[:, half:, half:]
+    _invert_upper(above)
+    _invert_upper(below)
+    matrices[:, :half, half:] = (above @ matrices[:, :half, half:] @ below).neg_()

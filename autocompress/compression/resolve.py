@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.carry import carry
-from autocompress.compression.moments import DAMPING, damped, unfold
+from autocompress.compression.moments import DAMPING, damped
 from autocompress.compression.narrow import weight_columns
 from autocompress.compression.rounded import swap_sums
 from autocompress.compression.treated import Treated, build_module
 from autocompress.model.layer import Layer
+from autocompress.model.matrix import rows_of
 from autocompress.model.shrink import Kept, slice_module
 from autocompress.model.swap import swap
 from autocompress.model.task import Inputs, batches
@@ -64,7 +65,8 @@ def resolve(
 
     Args:
         model: The dense model; not changed.
-        layers: In the order in which they run.
+        layers: In the order in which they run.  Those that are only stored, that run more than
+            once or whose weight others read keep their entries.
         entries: Layer to its bank entry under its option: gives survivors and int8 grids.
         choices: Layer to option; identities stay dense.
         inputs: Calibration inputs, of which as many are used as fit into `MEMORY`.
@@ -78,12 +80,21 @@ def resolve(
     }
     if not chosen:
         return {}
-    inputs = _affordable(model, chosen, inputs)
-    arriving = _dense_inputs(model, chosen, inputs, batch)
+    kept = {
+        layer.name: entries[layer.name]
+        for layer in layers
+        if layer.name in chosen and not (layer.is_operator and layer.calls == 1 and not layer.tied)
+    }
+    fitted = {name: option for name, option in chosen.items() if name not in kept}
+    inputs = _affordable(model, fitted, inputs)
+    arriving = _dense_inputs(model, fitted, inputs, batch)
     compressed = copy.deepcopy(model)
     fitters = {}
     for layer in layers:
-        if layer.name in chosen:
+        if layer.name in kept:
+            module = build_module(model.get_submodule(layer.name), entries[layer.name])
+            swap(compressed, layer.name, module)
+        elif layer.name in chosen:
             dense = model.get_submodule(layer.name)
             fitters[layer.name] = _Fitter(
                 dense, layer, chosen[layer.name], entries[layer.name], arriving, batch, damping
@@ -92,7 +103,7 @@ def resolve(
     swap_sums(compressed, {name: entries[name] for name in chosen}.get)
     with torch.no_grad():
         compressed(*inputs)
-    return {name: fitter.treated for name, fitter in fitters.items()}
+    return {name: kept[name] if name in kept else fitters[name].treated for name in chosen}
 
 
 class _Fitter(nn.Module):
@@ -197,7 +208,7 @@ def _paired(dense: nn.Module, x: list[Tensor], y: Tensor, batch: int) -> Moments
     second, cross, dense_sum, total = [torch.zeros((), dtype=torch.float64)] * 4
     rows = taken = step = 0
     for xs, ys in zip(x, torch.split(y, batch), strict=True):
-        left, right = unfold(dense, xs), unfold(dense, ys)
+        left, right = rows_of(dense, xs), rows_of(dense, ys)
         rows += len(left)
         # Products of a batch in single precision, their sum in double.
         dense_sum, total = dense_sum + left.sum(0).double(), total + right.sum(0).double()

@@ -61,6 +61,13 @@ class TrainableLayer(nn.Module):
                 x = nn.functional.conv2d(x, weight[:, :, None, None], bias)
         return self.rounds[-1](x) if self.rounds else x
 
+    def matrix(self) -> Tensor:
+        """The weight `(out, in)` as it is now, for embeddings that read it."""
+        first, *others = (tensor() for tensor in self.tensors)
+        for other in others:
+            first = other @ first
+        return first
+
     @property
     def coded_tensors(self) -> list[TrainableTensor]:
         """Those that hold codes in steps, whose length depends on how they are trained."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.stored import StoredTensor as StoredTensor
+from autocompress.model.matrix import STORED, matrix_of, with_matrix
 from autocompress.search_space.factors import kernel_index
 
 
@@ -132,9 +133,8 @@ class Treated:
 
 def stored_dense(module: nn.Module) -> Treated:
     """What is stored for a layer that stays as it is: the module's own float32 weights."""
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    stored = StoredTensor(32, weight.detach().flatten(1), None)
+    bias = getattr(module, "bias", None)
+    stored = StoredTensor(32, matrix_of(module), None)
     return Treated((stored,), bias.detach() if isinstance(bias, Tensor) else None)
 
 
@@ -181,12 +181,15 @@ def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
     """A module that computes `layer` with the stored weights in its place.
 
     Args:
-        layer: The dense `nn.Linear` or `nn.Conv2d`; gives strides and padding, is not changed.
+        layer: The dense module; gives strides and padding, is not changed.
         treated: What is stored.
 
     Raises:
-        TypeError: If `layer` is neither of the two.
+        TypeError: If `layer` is of a kind that is not treated.
     """
+    if isinstance(layer, STORED):
+        own = None if treated.bias is None else treated.bias.float()
+        return with_matrix(layer, treated.matrix(), own)
     steps: list[nn.Linear | nn.Conv2d]
     treated = treated.widened()
     if isinstance(layer, nn.Linear):
@@ -198,7 +201,7 @@ def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
             for index, weight in enumerate(treated.weights)
         ]
     else:
-        raise TypeError(f"build_module: {type(layer).__name__} is neither Linear nor Conv2d")
+        raise TypeError(f"build_module: {type(layer).__name__} is not treated")
     if treated.bias is not None:
         bias = treated.bias.float()
         grid = treated.grids[len(steps) - 1] if treated.is_int8 else None

@@ -33,11 +33,17 @@ from autocompress.deploy.records import (
 )
 from autocompress.errors import ArchiveError, StorageError
 from autocompress.files import write_bytes
+from autocompress.model.fold import BATCH_NORMS
 from autocompress.model.layer import matrix_shape
+from autocompress.model.lower import lower
+from autocompress.model.matrix import OPERATORS, STORED, groups_of, weight_shape
+from autocompress.model.memory import shared_copy
 from autocompress.model.sums import expose_sums, sums_of
 from autocompress.model.swap import swap
 
-SUMS = "sums"  # key of the metadata: how many additions are rounded where layers are int8
+# Keys of the metadata: how many additions are rounded where layers are int8, and how many modules
+# of the model were brought down to treatable layers.
+SUMS, FORMS = "sums", "forms"
 _MAGIC, _VERSION = b"ACZ", 2
 _HEADER = len(_MAGIC) + 2
 _CHECK = 4  # bytes of the checksum
@@ -127,7 +133,7 @@ def base_bytes(
         metadata: A few short strings.
         layers: Names of the treated layers, in their order.
     """
-    return _HEADER + len(pack_base(rest, metadata, layers)) + _CHECK
+    return _HEADER + sum(map(len, pack_base(rest, metadata, layers))) + _CHECK
 
 
 def layer_bytes(name: str, option_id: str, treated: Treated, coder: str = "entropy") -> int:
@@ -212,7 +218,7 @@ def load_archive(path: Path | str, model: nn.Module) -> nn.Module:
     """
     archive = read_archive(path)
     try:
-        return _restore(archive, copy.deepcopy(model))
+        return _restore(archive, copy.deepcopy(shared_copy(model)))
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
 
@@ -233,11 +239,12 @@ def _archive(
             raise ValueError(f"archive: {key} belongs to a treated layer and is also in rest")
     layers = (pack_layer(name, options[name], layer, coder) for name, layer in treated.items())
     header = _MAGIC + bytes([_VERSION, CODERS.index(coder)])
-    body = b"".join([header, pack_base(rest, metadata, treated), *layers])
+    body = b"".join([header, *pack_base(rest, metadata, treated), *layers])
     return body + zlib.crc32(body).to_bytes(_CHECK, "little")
 
 
 def _restore(archive: Archive, model: nn.Module) -> nn.Module:
+    _lower_as(archive, model)
     _fold_as(archive, model)
     model = _expose_as(archive, model)
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -250,10 +257,21 @@ def _restore(archive: Archive, model: nn.Module) -> nn.Module:
     for name, treated in archive.treated.items():
         if not name:
             return build_module(model, treated)
-        model.set_submodule(name, build_module(modules[name], treated))
+        swap(model, name, build_module(modules[name], treated))
     if SUMS in archive.metadata:
         swap_sums(model, archive.treated.get)
     return model
+
+
+def _lower_as(archive: Archive, model: nn.Module) -> None:
+    """Brings modules down to treatable layers where the archive's were."""
+    if FORMS not in archive.metadata:
+        return
+    here, there = lower(model), archive.metadata[FORMS]
+    if here and str(here) != there:  # none is left in a model in canonical form
+        raise ArchiveError(
+            f"{there!r} modules were brought down to layers in the archive, {here} in this model"
+        )
 
 
 def _fold_as(archive: Archive, model: nn.Module) -> None:
@@ -264,9 +282,9 @@ def _fold_as(archive: Archive, model: nn.Module) -> None:
     """
     stored = {key.rpartition(".")[0] for key in archive.rest}
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(module, nn.BatchNorm2d) and name and name not in stored:
+        if isinstance(module, BATCH_NORMS) and name and name not in stored:
             swap(model, name, nn.Identity())
-        if isinstance(module, nn.Conv2d) and module.bias is None:
+        if isinstance(module, nn.modules.conv._ConvNd) and module.bias is None:
             bias = archive.rest.get(f"{name}.bias")
             if bias is not None and bias.shape == (module.out_channels,):
                 module.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
@@ -286,13 +304,13 @@ def _expose_as(archive: Archive, model: nn.Module) -> nn.Module:
 
 
 def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:
-    if not isinstance(module, nn.Linear | nn.Conv2d):
-        raise ArchiveError(f"layer {name!r} is a {type(module).__name__}, not Linear or Conv2d")
-    rows, columns = matrix_shape(tuple(module.weight.shape))
+    if not isinstance(module, (*OPERATORS, *STORED)):
+        raise ArchiveError(f"layer {name!r} is a {type(module).__name__}, which is not treated")
+    rows, columns = matrix_shape(weight_shape(module))
     stored = treated.shape
     if stored != (rows, columns):
         raise ArchiveError(f"layer {name!r} is {stored} in the archive, {(rows, columns)} here")
-    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    groups = groups_of(module)
     if groups > 1 and len(treated.weights) > 1:
         raise ArchiveError(f"layer {name!r} has {groups} groups here; factors were stored")
     if len(treated.weights) == 3:
@@ -308,9 +326,13 @@ def _check_layer(name: str, module: nn.Module, treated: Treated) -> None:
 
 def _check_rest(archive: Archive, model: nn.Module) -> None:
     """Untreated tensors are the same in the archive and in the model."""
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
+    seen: set[int] = set()
     for key, here in state.items():
-        if key.rpartition(".")[0] in archive.treated:
+        # What a model has under several names is stored under the first.
+        again = id(here) in seen
+        seen.add(id(here))
+        if again or key.rpartition(".")[0] in archive.treated:
             continue
         if key not in archive.rest:
             raise ArchiveError(f"{key!r} of the model is not in the archive")

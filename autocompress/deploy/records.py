@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autocompress.compression import bits
@@ -96,28 +97,31 @@ class Record:
 
 def pack_base(
     rest: Mapping[str, Tensor], metadata: Mapping[str, str], layers: Iterable[str] = ()
-) -> bytes:
-    """An index in JSON, deflated where that is smaller; then the tensors, one block for a type.
+) -> list[bytes]:
+    """An index in JSON, deflated where that is smaller; then the tensors, one block for a type;
+    in parts to be joined.
 
     Names of layers and tensors repeat each other: one deflated index shrinks them to a third and
     less, which each layer for itself could not.
     """
     index: dict[str, list[str | int]] = {}
-    raw: dict[str, bytearray] = {}
+    raw: dict[str, list[NDArray[np.uint8]]] = {}
     for key, tensor in rest.items():
         if tensor.dtype not in _NAMES:
             raise ValueError(f"archive: {key} is {tensor.dtype}; allowed are {', '.join(_DTYPES)}")
         dtype = _NAMES[tensor.dtype]
         index[key] = [dtype, *tensor.shape]
-        raw.setdefault(dtype, bytearray()).extend(_raw(tensor))
+        raw.setdefault(dtype, []).append(_raw(tensor))
     if not all(isinstance(part, str) for pair in metadata.items() for part in pair):
         raise ValueError(f"archive: metadata must map strings to strings, not {dict(metadata)}")
     content = [dict(metadata), index, list(layers)]
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     small = bits.deflate(text)
-    head = bits.integer(len(text)) + bits.block(small if len(small) < len(text) else text)
-    blocks = (bits.squeeze(bytes(data), _DTYPES[dtype].itemsize) for dtype, data in raw.items())
-    return head + b"".join(map(bits.block, blocks))
+    parts = [bits.integer(len(text)), bits.block(small if len(small) < len(text) else text)]
+    for dtype, values in raw.items():
+        squeezed = bits.squeezed_parts(values, _DTYPES[dtype].itemsize)
+        parts += [bits.integer(sum(map(len, squeezed))), *squeezed]
+    return parts
 
 
 def read_base(reader: Reader) -> Base:
@@ -333,9 +337,9 @@ def _read_grid(reader: Reader) -> Grid:
     return Grid(scale, zero_point)
 
 
-def _raw(tensor: Tensor) -> bytes:
+def _raw(tensor: Tensor) -> NDArray[np.uint8]:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+    return flat.view(torch.uint8).numpy()
 
 
 def _tensor(raw: bytes, dtype: torch.dtype, shape: list[int]) -> Tensor:

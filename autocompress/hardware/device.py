@@ -173,6 +173,8 @@ def reject(
         return ""
     if layer.reason:
         return layer.reason
+    if not layer.is_operator and (option.activations != "float32" or option.is_factored):
+        return f"{layer.kind} is only stored in fewer bytes: it has no int8 kernel and no factors"
     if option.activations not in device.precisions:
         return f"{device.name} has no {option.activations} kernels"
     if option.is_factored and layer.groups > 1:

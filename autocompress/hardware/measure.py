@@ -79,7 +79,8 @@ def isolated_prices(
     layers = [layer for layer in graph.layers if layer.name in classes]
     units = {
         layer.name: {
-            option.id: table.p20_ms(layer_signature(layer, graph.modules[layer.name], option))
+            option.id: layer.calls
+            * table.p20_ms(layer_signature(layer, graph.modules[layer.name], option))
             for option in classes[layer.name]
         }
         for layer in layers
@@ -94,7 +95,7 @@ def _edges(layers: Sequence[Layer], table: LatencyTable) -> tuple[Edge, ...]:
     """Every way on which precision may change."""
     names = {layer.name for layer in layers}
     times = {
-        (layer.name, operator): table.p20_ms(boundary_signature(operator, shape))
+        (layer.name, operator): layer.calls * table.p20_ms(boundary_signature(operator, shape))
         for layer in layers
         for operator, shape in boundaries(layer)
     }

@@ -126,7 +126,8 @@ def fit_latency(
     say = progress or (lambda stage, share: None)
     graph = graph or export_float(model, layers, example_inputs)
     treated = {layer.name: layer for layer in graph.layers if menus.get(layer.name)}
-    if not treated:
+    stored = [layer.name for layer in graph.stored if menus.get(layer.name)]
+    if not treated and not stored:
         raise DeviceError("no layer has options: there is no latency to predict")
     classes = {name: kernel_classes(menus[name]) for name in treated}
 
@@ -138,7 +139,7 @@ def fit_latency(
     if device.sheet is not None:
         rest = rest_work(graph, tensor_shapes(graph, example_inputs))
         prices = replace(isolated, constant_ms=roofline_ms(rest, device.sheet))
-        return Profile(device.name, _for_menus(prices, menus), None, coverage)
+        return Profile(device.name, _for_menus(prices, menus, stored), None, coverage)
     table_seconds = time.process_time() - start
 
     start = time.process_time()
@@ -155,7 +156,7 @@ def fit_latency(
     fit_seconds = time.process_time() - start
     prices, points = _fit(isolated, graph.layers, candidates, timings, held_out, generator)
     fit = judge(points, timings, table_seconds, fit_seconds)
-    return Profile(device.name, _for_menus(prices, menus), fit, coverage)
+    return Profile(device.name, _for_menus(prices, menus, stored), fit, coverage)
 
 
 def candidate_program(
@@ -200,8 +201,9 @@ def kernel_classes(menu: Sequence[Option]) -> tuple[Option, ...]:
     return tuple(dict.fromkeys([Option(), *(kernel_class(option) for option in menu)]))
 
 
-def _for_menus(prices: LatencyPrices, menus: Menus) -> LatencyPrices:
-    """Prices by option instead of by kernel class."""
+def _for_menus(prices: LatencyPrices, menus: Menus, stored: Sequence[str] = ()) -> LatencyPrices:
+    """Prices by option instead of by kernel class; layers that are only stored have none of their
+    own, for what they take is part of the constant."""
     units = {
         name: {
             option.id: prices.unit(name, option)
@@ -209,6 +211,8 @@ def _for_menus(prices: LatencyPrices, menus: Menus) -> LatencyPrices:
         }
         for name in prices.unit_ms
     }
+    for name in stored:
+        units[name] = {option.id: 0.0 for option in dict.fromkeys([Option(), *menus[name]])}
     return replace(prices, unit_ms=units)
 
 

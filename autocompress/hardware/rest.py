@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autocompress.hardware.candidates import stand_ins
 from autocompress.hardware.clock import feeds
-from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
+from autocompress.hardware.runtimes.onnx_float import HOLE, STORED_HOLE, FloatGraph
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.onnx_session import open_session
 from autocompress.hardware.work import Work
@@ -35,7 +35,8 @@ def tensor_shapes(
     """
     proto = assemble(graph, stand_ins(graph, narrow or {}))
     values = feeds(graph, example_inputs)
-    names = list(dict.fromkeys(name for node in graph.proto.graph.node for name in node.output))
+    nodes = [node for node in graph.proto.graph.node if node.op_type != STORED_HOLE]
+    names = list(dict.fromkeys(name for node in nodes for name in node.output))
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n and n not in known)
     session = open_session(proto)

@@ -20,7 +20,15 @@ from autocompress.model.swap import swap
 from autocompress.model.trace import run
 
 TOLERANCE = 1e-4  # of the largest output, by which folding may change any
-_KINDS = {"conv2d": nn.Conv2d, "batch_norm": nn.BatchNorm2d}
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# What computes an operator, and the dimensions that a batch norm behind it has.
+_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "conv1d": (nn.Conv1d,),
+    "conv2d": (nn.Conv2d,),
+    "conv3d": (nn.Conv3d,),
+    "batch_norm": BATCH_NORMS,
+}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def fold_batch_norms(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn.Module:
@@ -41,8 +49,8 @@ def fold_batch_norms(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn
     folded = shared_copy(model)
     for name, norm in pairs.items():
         before, after = folded.get_submodule(name), folded.get_submodule(norm)
-        assert isinstance(before, nn.Conv2d)
-        assert isinstance(after, nn.BatchNorm2d)
+        assert isinstance(before, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        assert isinstance(after, BATCH_NORMS)
         swap(folded, name, fuse_conv_bn_eval(before, after))
         swap(folded, norm, nn.Identity())
     return folded if _agree(model, folded, example_inputs) else model
@@ -59,7 +67,7 @@ def _agree(model: nn.Module, folded: nn.Module, inputs: tuple[Tensor, ...]) -> b
 
 def _pairs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, str]:
     """Convolution to the batch norm that alone reads it; each runs once, under one name."""
-    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    if not any(isinstance(module, BATCH_NORMS) for module in model.modules()):
         return {}
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -82,13 +90,13 @@ def _pairs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, st
         first, second = model.get_submodule(name), model.get_submodule(norm)
         once = all(names[id(m)] == runs[id(m)] == 1 for m in (first, second))
         own = all(shared[id(tensor)] == 1 for m in (first, second) for tensor in _tensors(m))
-        if once and own and type(first) is nn.Conv2d and _is_fixed(second):
+        if once and own and type(first) in _CONVOLUTIONS and _is_fixed(second):
             pairs[name] = norm
     return pairs
 
 
 def _is_fixed(module: nn.Module) -> bool:
-    return type(module) is nn.BatchNorm2d and module.running_mean is not None
+    return type(module) in BATCH_NORMS and module.running_mean is not None
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

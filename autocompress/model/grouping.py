@@ -46,7 +46,11 @@ def find_groups(
     names = [
         layer.name
         for layer in layers
-        if layer.is_treated and getattr(model.get_submodule(layer.name), "groups", 1) == 1
+        if layer.is_treated
+        and layer.is_operator
+        and layer.calls == 1
+        and not layer.tied
+        and getattr(model.get_submodule(layer.name), "groups", 1) == 1
     ]
     taint = Taint(model, names, example_inputs)
     groups = _named(_groups(taint, edges(taint)))

@@ -25,6 +25,7 @@ class Layer:
             values (rectifiers, max pooling, reshapes), or empty.  Such a pair shares one int8
             grid.
         groups: Groups of a convolution: each output channel reads `1 / groups` of the inputs.
+        tied: Embeddings that read the layer's weight, and so are decided with it.
     """
 
     name: str
@@ -39,10 +40,17 @@ class Layer:
     activation: str = ""
     source: str = ""
     groups: int = 1
+    tied: tuple[str, ...] = ()
 
     @property
     def is_treated(self) -> bool:
         return not self.reason
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it can run on other kernels than its dense weight does.  A layer that is only
+        stored in fewer bytes cannot: its float weight is made when the model is loaded."""
+        return self.kind in ("Linear", "Conv2d")
 
     @property
     def full_rank(self) -> int:

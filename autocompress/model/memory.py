@@ -26,6 +26,16 @@ def shared_copy(model: nn.Module) -> nn.Module:
         if type(parameter) is nn.Parameter and not parameter.__dict__:
             own[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
     own.update({id(buffer): buffer.detach() for buffer in model.buffers()})
+    # A weight that is computed before each pass (`torch.nn.utils.weight_norm`) is no parameter,
+    # and has a history that cannot be copied.
+    own.update(
+        {
+            id(value): value.detach()
+            for module in model.modules()
+            for value in vars(module).values()
+            if isinstance(value, Tensor) and not value.is_leaf
+        }
+    )
     return copy.deepcopy(model, own)
 
 

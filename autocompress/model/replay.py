@@ -22,6 +22,7 @@ from autocompress.model.memory import shared_copy
 from autocompress.model.sums import SumTracer, sums_of
 from autocompress.model.swap import swap
 from autocompress.model.task import Inputs
+from autocompress.model.tied import TiedEmbedding, ties_of
 from autocompress.model.trace import run
 
 MEMORY = 2**30  # bytes of values kept
@@ -83,7 +84,7 @@ class Replay:
 
     Args:
         model: The original in evaluation mode; not changed.
-        units: Names of the treated layers, each of which runs once.
+        units: Names of the treated layers, in the order in which they first run.
         macs: Multiply-adds of each unit, to tell what a run costs.
         parts: The inputs in parts; results are kept for each.
         memory: Most bytes of values kept; 0 keeps none.
@@ -103,6 +104,7 @@ class Replay:
     ) -> None:
         self._model = model
         self._sums = sums_of(model)
+        self._ties = {name: owner for name, owner in ties_of(model).items() if owner in units}
         self._units = tuple(units)
         self._parts = tuple(parts)
         self._memory = memory
@@ -159,11 +161,13 @@ class Replay:
         except Exception as error:  # noqa: BLE001 - runs the user's forward on stand-ins
             return f"cannot be traced: {type(error).__name__}"
         self._nodes = list(graph.nodes)
-        places = {
-            node.target: index
-            for index, node in enumerate(self._nodes)
-            if node.op == "call_module" and node.target in self._units
-        }
+        places: dict[Any, int] = {}  # of the first call
+        for index, node in enumerate(self._nodes):
+            if node.op != "call_module":
+                continue
+            unit = self._ties.get(node.target, node.target)
+            if unit in self._units:
+                places.setdefault(unit, index)
         if set(places) != set(self._units):
             return "a layer is not called as a module"
         inputs = [node for node in self._nodes if node.op == "placeholder"]
@@ -250,6 +254,11 @@ class Replay:
         kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
         if node.op == "call_module":
             name = str(node.target)
+            if name in self._ties:
+                tied = self._model.get_submodule(name)
+                assert isinstance(tied, TiedEmbedding)
+                owner = candidate.modules(self._units.index(self._ties[name]))
+                return tied.bound(owner)(*args, **kwargs)
             if name in self._units:
                 return candidate.modules(self._units.index(name))(*args, **kwargs)
             if name in candidate.sums:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from autocompress.errors import TaskError
+from autocompress.model.gates import Recurrent
 from autocompress.model.memory import shared_copy
 from autocompress.model.task import Inputs
+from autocompress.model.tied import TiedEmbedding
 from autocompress.model.trace import run
 
 FOLDER = "sums"
@@ -61,10 +63,11 @@ class Sum(nn.Module):
 
 
 class SumTracer(fx.Tracer):
-    """Traces a model whose sums stay modules."""
+    """Traces a model whose sums stay modules, as do those that look at what they consist of."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Sum) or super().is_leaf_module(m, module_qualified_name)
+        whole = isinstance(m, Sum | TiedEmbedding | Recurrent)
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def sums_of(model: nn.Module) -> dict[str, Sum]:
@@ -88,7 +91,7 @@ def expose_sums(model: nn.Module, example_inputs: Inputs | None = None) -> nn.Mo
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = fx.Tracer().trace(exposed)
+            graph = SumTracer().trace(exposed)
             found = _Additions(exposed, graph).around
             if not found:
                 return model

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from autocompress.errors import TaskError
 from autocompress.model.dataflow import Flow, dataflow
 from autocompress.model.layer import Layer
+from autocompress.model.matrix import OPERATORS, STORED, groups_of, weight_shape
 from autocompress.model.task import Inputs
+from autocompress.model.tied import ties_of
 
 
 def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
@@ -45,7 +47,22 @@ def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
 
         return hook
 
+    ties = ties_of(model)
+    first: dict[str, None] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            first.setdefault(name)
+
+        return hook
+
     handles = [module.register_forward_hook(record(name)) for name, module in owners.items()]
+    # A layer runs when its weight is first read.
+    readers = {**{name: name for name in owners}, **ties}
+    handles += [
+        model.get_submodule(reader).register_forward_pre_hook(note(name))
+        for reader, name in readers.items()
+    ]
     try:
         output = run(model, example_inputs)
     finally:
@@ -58,7 +75,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
         )
     flows = dataflow(model, example_inputs)
     shared = _shared_parameters(owners)
-    order = [*shapes, *(name for name in owners if name not in shapes)]
+    order = [*first, *(name for name in owners if name not in first)]
     layers = []
     for name in order:
         flow = flows.get(name, Flow("", ""))
@@ -69,7 +86,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
             Layer(
                 name=name,
                 kind=type(module).__name__,
-                weight_shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),
+                weight_shape=weight_shape(module) if isinstance(weight, Tensor) else (),
                 parameters=sum(p.numel() for p in module.parameters(recurse=False)),
                 macs=macs[name],
                 calls=calls[name],
@@ -78,7 +95,8 @@ def trace(model: nn.Module, example_inputs: Inputs) -> tuple[Layer, ...]:
                 reason=_reason(module, names[id(module)], calls[name], shared.get(name)),
                 activation=flow.activation,
                 source=flow.source,
-                groups=module.groups if isinstance(module, nn.Conv2d) else 1,
+                groups=groups_of(module),
+                tied=tuple(reader for reader, owner in ties.items() if owner == name),
             )
         )
     return tuple(layers)
@@ -114,23 +132,21 @@ def _macs(module: nn.Module, inputs: tuple[int, ...], outputs: tuple[int, ...]) 
 
 def _reason(module: nn.Module, names: list[str], calls: int, shares: str | None) -> str:
     """Why the module stays dense; empty when it can be treated."""
-    if type(module) not in (nn.Linear, nn.Conv2d):
+    if type(module) not in (*OPERATORS, *STORED):
         return f"{type(module).__name__} is not treated"
     if "" in names:
         return "the model is this layer itself"
     if calls == 0:
         return "did not run on the example inputs"
-    if calls > 1:
-        return f"runs {calls} times in one pass"
-    if len(names) > 1:
-        return f"is registered more than once: {', '.join(names)}"
     if shares is not None:
         return f"shares its weight with {shares}"
     if hasattr(module, "parametrizations") or "weight" not in module._parameters:
         return "its weight is computed by a parametrization"
     if module.weight.dtype != torch.float32:
         return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}, not float32"
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return "its entries are scaled down when they are read"
+    if isinstance(module, nn.modules.conv._ConvNd):
         if module.padding_mode != "zeros":
             return f"padding mode {module.padding_mode!r}"
         if isinstance(module.padding, str):

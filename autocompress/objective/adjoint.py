@@ -88,17 +88,17 @@ def adjoint_prices(
 def _add(
     totals: Mapping[str, NDArray[np.float64]],
     caught: Caught,
-    gradients: Sequence[Mapping[str, Tensor]],
+    gradients: Sequence[Mapping[str, list[Tensor]]],
     menus: Mapping[str, Sequence[Option]],
     build: Callable[[str, Option], nn.Module],
 ) -> None:
     """Adds what the examples of one pass say of every option."""
     for name, menu in menus.items():
-        adjoint = torch.stack([g[name] for g in gradients]).flatten(2)
+        adjoint = torch.stack([caught.by_example(g[name]) for g in gradients])
         for index, option in enumerate(menu):
             if option.is_identity:
                 continue
-            change = caught.change(name, build(name, option)).flatten(1)
+            change = caught.change(name, build(name, option))
             products = torch.einsum("pnd,nd->pn", adjoint, change).double()
             totals[name][index] += 0.5 * float(products.square().mean(0).sum())
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from autocompress.compression.treated import FakeQuantize
+from autocompress.model.matrix import OPERATORS, STORED, matrix_of, weight_gradient
+from autocompress.model.tied import built_matrix
 from autocompress.objective.caught import Caught, affordable
 from autocompress.objective.quality import Proxy
 from autocompress.search_space.factors import kernel_index
@@ -67,15 +69,28 @@ def _weight_gradients(
             found = caught.gradients(proxy.losses(outputs, rows).sum() / count)
             for name in names:
                 layer = model.get_submodule(name)
-                gradient = _weight_gradient(layer, caught.inputs[name], found[name])
-                total[name] = total[name] + gradient if name in total else gradient
+                for call, above in zip(caught.calls[name], found[name], strict=True):
+                    if call.tied:
+                        gradient = _entry_gradient(layer, call.input, above)
+                    else:
+                        gradient = _weight_gradient(layer, call.input, above)
+                    total[name] = total[name] + gradient if name in total else gradient
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
     return total
 
 
+def _entry_gradient(module: nn.Module, tokens: Tensor, gradient: Tensor) -> Tensor:
+    """Of an embedding that reads the layer's weight."""
+    rows, columns = len(built_matrix(module)), gradient.shape[-1]
+    found = gradient.new_zeros(rows, columns)
+    return found.index_add_(0, tokens.flatten(), gradient.reshape(-1, columns))
+
+
 def _weight_gradient(module: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:
+    if isinstance(module, STORED):
+        return weight_gradient(module, x, gradient)
     steps = list(module) if isinstance(module, nn.Sequential) else [module]
     if isinstance(steps[0], FakeQuantize):
         x = steps.pop(0)(x)
@@ -100,9 +115,7 @@ def _weight_gradient(module: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:
 def _along(gradient: Tensor, module: nn.Module) -> float:
     """Inner product of a gradient `(out, columns)` with a module's matrix, which is not formed."""
     weights = [
-        step.weight.detach().flatten(1)
-        for step in module.modules()
-        if isinstance(step, nn.Linear | nn.Conv2d)
+        matrix_of(step) for step in module.modules() if isinstance(step, (*OPERATORS, *STORED))
     ]
     if len(weights) == 3:
         # A core reads what the first factor makes of each tap's channels.

@@ -64,5 +64,6 @@ def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
 
 def metadata(study: Study, model: Model, candidate: str) -> dict[str, str]:
     """What an archive says of where it comes from; short, because every byte counts."""
-    sums = len(sums_of(model.dense))
-    return {"study": study.name, "id": candidate} | ({archive.SUMS: str(sums)} if sums else {})
+    counts = {archive.SUMS: len(sums_of(model.dense)), archive.FORMS: model.forms}
+    told = {key: str(count) for key, count in counts.items() if count}
+    return {"study": study.name, "id": candidate} | told

@@ -111,6 +111,8 @@ class Footprints:
             fixed += () if name in units else layer_work(layer, Option())
         tables = tuple(
             np.array([energy.millijoules(layer_work(layers[name], option)) for option in menu])
+            if name in layers
+            else np.zeros(len(menu))  # only stored in fewer bytes: the work stays
             for name, menu in units.items()
         )
         return Resource(energy.millijoules(fixed), tables)

@@ -43,8 +43,7 @@ class Model:
     """The user's model and data, traced and split.
 
     Args:
-        dense: The original in evaluation mode, its batch norms folded into convolutions and its
-            additions made modules.
+        dense: The original in evaluation mode, in canonical form.
         layers: Every layer, in running order.
         example_inputs: One input as the device sees it.
         calibration: The calibration inputs that are used, in the user's order.
@@ -55,6 +54,7 @@ class Model:
         labels: Class numbers of the calibration inputs; only read where the proxy needs them.
         known_graph: The float ONNX graph, if an earlier command of the run has exported it.
         original: The original as the user gave it; None where that is `dense`.
+        forms: How many modules of it were brought down to treatable layers.
     """
 
     dense: nn.Module
@@ -68,6 +68,7 @@ class Model:
     labels: Tensor | None = None
     known_graph: FloatGraph | None = None
     original: nn.Module | None = None
+    forms: int = 0
 
     @property
     def key(self) -> str:
@@ -209,7 +210,7 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
     """
     original = study.task.model()
     example_inputs = study.task.example_inputs()
-    dense = canonical(original, example_inputs)
+    dense, forms = canonical(original, example_inputs)
     calibration = study.task.calibration()
     knobs = study.settings.knobs
     if 0 < knobs.calibration < FEWEST:
@@ -246,6 +247,7 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
         labels=labels,
         known_graph=graph,
         original=original,
+        forms=forms,
     )
 
 

@@ -26,7 +26,7 @@ from autocompress.deploy.onnx_file import OnnxModule, write_onnx
 from autocompress.hardware.runtimes import onnx_float, onnx_reshape
 from autocompress.hardware.runtimes.onnx_float import FloatGraph
 from autocompress.hardware.runtimes.onnx_graph import assemble
-from autocompress.model import dataflow, layer, sums, trace
+from autocompress.model import dataflow, layer, lower, matrix, sums, trace
 from autocompress.model.layer import Layer
 from autocompress.model.sums import sums_of
 from autocompress.model.task import Inputs
@@ -47,7 +47,7 @@ def trace_key(model: nn.Module, content: str, example_inputs: Inputs) -> str:
     """
     digest = hashlib.sha256(content.encode())
     own = {type(module) for module in model.modules()}
-    parts = (dataflow, layer, sums, trace, onnx_float, onnx_reshape)
+    parts = (dataflow, layer, lower, matrix, sums, trace, onnx_float, onnx_reshape)
     files = {inspect.getsourcefile(part) for part in parts}
     try:
         files |= {
@@ -80,9 +80,12 @@ def read_trace(
             return None
         del proto.metadata_props[:]
         layers = tuple(_layer(row) for row in facts["layers"])
-        holes = tuple(item for item in layers if item.is_treated)
-        modules = {item.name: model.get_submodule(item.name) for item in holes}
-        graph = FloatGraph(proto, holes, modules, facts["static_batch"], sums_of(model))
+        treated = tuple(item for item in layers if item.is_treated)
+        holes = tuple(item for item in treated if item.is_operator)
+        stored = tuple(item for item in treated if not item.is_operator)
+        modules = {item.name: model.get_submodule(item.name) for item in treated}
+        sums = sums_of(model)
+        graph = FloatGraph(proto, holes, modules, facts["static_batch"], sums, stored)
         return (layers, graph) if is_faithful(graph, model, example_inputs) else None
     except Exception:  # a damaged file makes protobuf and the runtime raise what they like
         return None

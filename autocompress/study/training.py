@@ -147,7 +147,7 @@ def _run(
     trained = {
         name: finalist.treated[name]
         for name, option in finalist.candidate.choices
-        if not option.is_identity
+        if not option.is_identity and model.layer(name).is_operator
     }
 
     def size(treated: Mapping[str, Treated]) -> int:
@@ -170,7 +170,7 @@ def _run(
         trained,
         _batches(prepared, listener),
         recipe,
-        lambda treated: prepared.proxy(stitched(model.dense, treated)).value,
+        lambda layers: prepared.proxy(stitched(model.dense, {**finalist.treated, **layers})).value,
         # An ONNX file takes the same bytes whatever the codes are.
         Squeeze(_limit(prepared, finalist), size) if is_packed else None,
         stages(model.layers),

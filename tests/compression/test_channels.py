@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autocompress.compression.bank import Bank
 from autocompress.compression.channels import Channels, order_pieces, usable
 from autocompress.compression.compress import compress_layer
-from autocompress.compression.moments import Statistics, collect, unfold
+from autocompress.compression.moments import Statistics, collect
 from autocompress.compression.narrow import weight_columns
 from autocompress.compression.resolve import resolve
 from autocompress.compression.stitch import Stitcher, stitched
@@ -22,6 +22,7 @@ from autocompress.compression.treated import Narrow, StoredTensor, Treated, buil
 from autocompress.model.channels import ChannelGroup
 from autocompress.model.grouping import find_groups
 from autocompress.model.layer import Layer
+from autocompress.model.matrix import rows_of
 from autocompress.model.shrink import shrink
 from autocompress.model.trace import trace
 from autocompress.objective.quality import Proxy
@@ -538,7 +539,7 @@ def depthwise_inputs(proportional: bool) -> tuple[nn.Sequential, Tensor, Tensor]
 def own_errors(net: nn.Sequential, x: Tensor, matrix: Tensor) -> Tensor:
     """What a changed weight costs each output channel: the mean square on its own inputs."""
     module = net[0]
-    rows = unfold(module, x).double().reshape(-1, 6, 9)
+    rows = rows_of(module, x).double().reshape(-1, 6, 9)
     change = matrix.double() - module.weight.flatten(1).double()
     return torch.einsum("ngi,gi->ng", rows, change).square().mean(0)
 
@@ -547,7 +548,7 @@ def test_proportional_groups_share_a_moment_without_loss() -> None:
     net, x, scales = depthwise_inputs(proportional=True)
     layers = trace(net, (x[:1],))
     found = collect(net, layers, (x,), batch=16)["0"]
-    rows = unfold(net[0], x).double().reshape(-1, 6, 9)
+    rows = rows_of(net[0], x).double().reshape(-1, 6, 9)
     for group in range(6):
         own = rows[:, group].T @ rows[:, group] / len(rows)
         torch.testing.assert_close(
@@ -585,7 +586,7 @@ def test_groups_that_differ_share_the_mean_shape(multiple: int) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(6, 6 * multiple, 3, groups=6)).eval().requires_grad_(False)
     found = collect(net, trace(net, (x[:1],)), (x,), batch=7)["0"]
-    rows = unfold(net[0], x).double().reshape(-1, 6, 9)
+    rows = rows_of(net[0], x).double().reshape(-1, 6, 9)
     moments = torch.einsum("ngi,ngj->gij", rows, rows) / len(rows)
     scale = moments.diagonal(dim1=1, dim2=2).mean(1)
     torch.testing.assert_close(

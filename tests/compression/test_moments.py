@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.compression.moments import SAMPLE_EXAMPLES, collect, damped, fit_grid, unfold
+from autocompress.compression.moments import SAMPLE_EXAMPLES, collect, damped, fit_grid
 from autocompress.compression.treated import Grid
+from autocompress.model.matrix import rows_of
 from autocompress.model.trace import trace
 
 
@@ -42,7 +43,7 @@ def test_moments_of_a_convolution_are_those_of_its_patches(settings: dict[str, o
     conv = model[0]
     assert isinstance(conv, nn.Conv2d)
     rows = patches(conv, x).double()
-    torch.testing.assert_close(unfold(conv, x).double(), rows)
+    torch.testing.assert_close(rows_of(conv, x).double(), rows)
     # Unequal batches: the last one is smaller.
     found = collect(model, trace(model, (x[:1],)), (x,), batch=3)["0"]
     assert found.second_moment.dtype == torch.float64

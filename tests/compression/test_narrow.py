@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compression.compress import compress_layer
-from autocompress.compression.moments import Statistics, collect, unfold
+from autocompress.compression.moments import Statistics, collect
 from autocompress.compression.narrow import compensate, embed, narrow_layer, weight_columns
 from autocompress.compression.treated import build_module
 from autocompress.model.layer import Layer
+from autocompress.model.matrix import rows_of
 from autocompress.model.shrink import Kept
 from autocompress.model.trace import trace
 from autocompress.search_space.option import Option
@@ -51,7 +52,7 @@ def test_compensation_is_least_squares_on_the_data(kind: str, bias: bool) -> Non
     kept = Kept(columns=torch.tensor([0, 2, 3, 7]))
     narrow = narrow_layer(layer, module, statistics, kept)
     with torch.no_grad():
-        rows = unfold(module, x).double()
+        rows = rows_of(module, x).double()
         wanted = rows @ module.weight.flatten(1).double().T
         data = rows[:, weight_columns(module, kept.columns)]
         if bias:

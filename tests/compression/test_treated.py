@@ -173,7 +173,7 @@ def test_the_layer_given_is_not_changed() -> None:
         assert torch.equal(tensor, before[name])
 
 
-@pytest.mark.parametrize("layer", [nn.Conv1d(2, 2, 1), nn.Embedding(3, 4), nn.ReLU()])
+@pytest.mark.parametrize("layer", [nn.Conv1d(2, 2, 1), nn.Bilinear(3, 4, 2), nn.ReLU()])
 def test_other_modules_are_refused_by_name(layer: nn.Module) -> None:
     with pytest.raises(TypeError, match=type(layer).__name__):
         build_module(layer, Treated((integers(2, 2),), None))

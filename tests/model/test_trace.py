@@ -60,7 +60,6 @@ def test_what_is_not_treated_has_a_reason() -> None:
     reasons = {name: layer.reason for name, layer in layers.items() if not layer.is_treated}
     assert reasons == {
         "norm": "BatchNorm2d is not treated",
-        "twice": "runs 2 times in one pass",
         "unused": "did not run on the example inputs",
     }
 
@@ -90,10 +89,12 @@ class Odd(nn.Module):
 def test_layers_of_other_kinds_are_listed_with_their_reasons() -> None:
     layers = by_name(Odd(), torch.zeros(3, 5, dtype=torch.int64))
     reason = {name: layer.reason for name, layer in layers.items()}
-    assert reason["words"] == "Embedding is not treated"
+    assert reason["words"] == "shares its weight with out"
     assert reason["same"] == "padding given as 'same'"
     assert reason["circular"] == "padding mode 'circular'"
-    assert reason["up"] == "ConvTranspose2d is not treated"
+    assert not reason["up"]
+    assert layers["up"].weight_shape == (2, 1, 2, 2)
+    assert not layers["up"].is_operator
     assert reason["double_"] == "its weight is float64, not float32"
     assert reason["recurrent"] == "LSTM is not treated"
     assert reason["out"] == "shares its weight with words"
@@ -120,9 +121,10 @@ class Aliased(nn.Module):
         return self.head(self.second(x))
 
 
-def test_a_module_under_two_names_stays_dense() -> None:
+def test_a_module_under_two_names_is_one_layer() -> None:
     layers = by_name(Aliased(), torch.randn(1, 4))
-    assert layers["first"].reason == "is registered more than once: first, second"
+    assert list(layers) == ["first", "head"]
+    assert layers["first"].is_treated
     assert layers["head"].is_treated
 
 

@@ -24,6 +24,7 @@ from autocompress.model.sums import Sum, sums_of
 
 OPSET = 21  # the first with int4 tensors
 HOLE = "autocompress.Layer"
+STORED_HOLE = "autocompress.Weight"  # in the place of a tensor of a layer that is only stored
 _DOMAIN = "autocompress"
 _OPERATORS = {"relu": "Relu", "relu6": "Clip"}
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -35,11 +36,13 @@ class FloatGraph:
 
     Args:
         proto: Optimised graph in which each call of a layer is one node `autocompress.Layer` that
-            bears the layer's name; the layers' weights are not in it.
+            bears the layer's name; the layers' weights are not in it.  Weight and bias of a layer
+            that is only stored are nodes `autocompress.Weight`.
         layers: The layers that are holes, in model order.
-        modules: Their dense modules.
+        modules: Their dense modules, and those of `stored`.
         static_batch: Batch size that the graph is bound to; 0 when it takes any.
         sums: Additions that may be rounded; each is an `Add` node that bears its name.
+        stored: Treated layers that run on no other kernels than the dense ones.
     """
 
     proto: onnx.ModelProto
@@ -47,12 +50,18 @@ class FloatGraph:
     modules: dict[str, nn.Module]
     static_batch: int
     sums: Mapping[str, Sum] = field(default_factory=dict)
+    stored: tuple[Layer, ...] = ()
+
+    def layer(self, name: str) -> Layer:
+        """A layer of either sort."""
+        return next(layer for layer in (*self.layers, *self.stored) if layer.name == name)
 
     def holes(self) -> dict[str, list[onnx.NodeProto]]:
-        """Layer name to its nodes, one a call."""
-        found: dict[str, list[onnx.NodeProto]] = {layer.name: [] for layer in self.layers}
+        """Layer name to its nodes: one a call, or one a tensor of a layer that is only stored."""
+        layers = (*self.layers, *self.stored)
+        found: dict[str, list[onnx.NodeProto]] = {layer.name: [] for layer in layers}
         for node in self.proto.graph.node:
-            if node.op_type == HOLE:
+            if node.op_type in (HOLE, STORED_HOLE):
                 found[node.name].append(node)
         return found
 
@@ -75,13 +84,16 @@ def export_float(
         TaskError: If the model cannot be exported, or a treated layer is not found in the graph.
     """
     proto, static_batch = _export(model, example_inputs)
-    treated = tuple(layer for layer in layers if layer.is_treated)
-    modules = {layer.name: model.get_submodule(layer.name) for layer in treated}
+    treated = tuple(layer for layer in layers if layer.is_treated and layer.is_operator)
+    stored = tuple(layer for layer in layers if layer.is_treated and not layer.is_operator)
+    modules = {layer.name: model.get_submodule(layer.name) for layer in (*treated, *stored)}
     sums = sums_of(model)
     _name_sums(proto.graph, sums)
-    _dig_holes(proto, treated)
-    found = {node.name for node in proto.graph.node if node.op_type == HOLE}
-    for layer in treated:
+    _dig_holes(proto, treated, _aliases(model))
+    # An embedding may read the weight of a layer that is a hole.
+    _take_out(proto, (*stored, *(layer for layer in treated if layer.tied)), model)
+    found = {node.name for node in proto.graph.node if node.op_type in (HOLE, STORED_HOLE)}
+    for layer in (*treated, *stored):
         if layer.name not in found:
             raise TaskError(
                 f"layer {layer.name!r} was not found in the exported ONNX graph; "
@@ -89,7 +101,7 @@ def export_float(
             )
     proto = _tidy(proto, sums)
     _absorb_pads(proto.graph, {layer.name for layer in treated if layer.kind == "Conv2d"})
-    return FloatGraph(proto, treated, modules, static_batch, sums)
+    return FloatGraph(proto, treated, modules, static_batch, sums, stored)
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelProto, int]:
@@ -140,18 +152,57 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Every further name of a module to its first."""
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(module), name)
+        for name, module in model.named_modules(remove_duplicate=False)
+    }
+
+
+def _take_out(proto: onnx.ModelProto, layers: Sequence[Layer], model: nn.Module) -> None:
+    """Replace the tensors of layers that are only stored by nodes without inputs."""
+    graph = proto.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    gone: set[str] = set()
+    for layer in layers:
+        for part, own in model.get_submodule(layer.name)._parameters.items():
+            here = [name for name in names.get(id(own), ()) if name in tensors]
+            for name in here:
+                hole = helper.make_node(
+                    STORED_HOLE, [], [name], name=layer.name, domain=_DOMAIN, part=part
+                )
+                hole.attribute.append(helper.make_attribute("layer", layer.name))
+                graph.node.insert(0, hole)
+                shape = helper.make_tensor_value_info(
+                    name, tensors[name].data_type, list(tensors[name].dims)
+                )
+                graph.value_info.append(shape)
+                gone.add(name)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in gone]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _dig_holes(
+    proto: onnx.ModelProto, layers: Sequence[Layer], aliases: Mapping[str, str]
+) -> None:
     """Replace the nodes of each call of a layer by one hole, and drop the weights it held."""
     graph = proto.graph
     names = {layer.name: layer for layer in layers}
     groups: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
     for node in graph.node:
         found = tuple(_scopes(node))
-        if len(found) > 1 and found[-2] in names:
+        if len(found) > 1 and aliases.get(found[-2], "") in names:
             groups.setdefault(found, []).append(node)
     holes: dict[int, onnx.NodeProto] = {}
     inside: set[int] = set()
     for scopes, nodes in groups.items():
+        name = aliases[scopes[-2]]
         arithmetic = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
         if not arithmetic:
             continue  # such as the padding in front of a convolution
@@ -159,12 +210,12 @@ def _dig_holes(proto: onnx.ModelProto, layers: Sequence[Layer]) -> None:
         made = {name for node in nodes for name in node.output}
         if len(arithmetic) > 1 or value in made:
             kinds = ", ".join(node.op_type for node in nodes)
-            raise TaskError(f"layer {scopes[-2]!r} is exported in a way not known: {kinds}")
+            raise TaskError(f"layer {name!r} is exported in a way not known: {kinds}")
         last = nodes[-1]
         # The weights are gone: only the attribute tells two layers that read the same value apart,
         # or the optimiser would merge them.
         hole = helper.make_node(
-            HOLE, [value], list(last.output), name=scopes[-2], domain=_DOMAIN, layer=scopes[-2]
+            HOLE, [value], list(last.output), name=name, domain=_DOMAIN, layer=name
         )
         holes[id(last)] = hole
         inside |= {id(node) for node in nodes}
@@ -242,6 +293,7 @@ def _absorb_pads(graph: onnx.GraphProto, convolutions: Collection[str]) -> None:
 
 
 def _scopes(node: onnx.NodeProto) -> list[str]:
+    """Names of the modules around a node, and its own, which tells the calls of one apart."""
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             scopes = ast.literal_eval(entry.value)
@@ -263,7 +315,10 @@ def _tidy(proto: onnx.ModelProto, sums: Collection[str]) -> onnx.ModelProto:
     for node in proto.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-        if node.op_type != HOLE and not (node.op_type == "Add" and node.name in sums):
+        if node.op_type in (HOLE, STORED_HOLE):
+            # Optimisers give the second node of a name another one.
+            node.name = next(a.s.decode() for a in node.attribute if a.name == "layer")
+        elif not (node.op_type == "Add" and node.name in sums):
             node.name = ""
     for tensor in proto.graph.initializer:
         del tensor.metadata_props[:]

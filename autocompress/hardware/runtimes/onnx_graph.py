@@ -10,11 +10,12 @@ from onnx import helper
 
 from autocompress.compression.rounded import rounded_sums
 from autocompress.compression.treated import Grid, Treated, stored_dense
-from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
+from autocompress.hardware.runtimes.onnx_float import HOLE, STORED_HOLE, FloatGraph
 from autocompress.hardware.runtimes.onnx_layer import (
     LayerNodes,
     layer_nodes,
     message_bytes,
+    stored_nodes,
 )
 from autocompress.hardware.runtimes.onnx_session import LOADER_KEY, Loader
 from autocompress.hardware.runtimes.onnx_sums import sum_nodes
@@ -50,7 +51,9 @@ def assemble(
     grids = {found.value: rounded[name] for name, found in sums.items()}
     dropped = [found.relu for found in sums.values()]
     for node in graph.proto.graph.node:
-        if node.op_type == HOLE:
+        if node.op_type == STORED_HOLE:
+            part = _fill(graph, node, treated.get(node.name), format, 0)
+        elif node.op_type == HOLE:
             layer = treated.get(node.name)
             part = _fill(graph, node, layer, format, calls[node.name], grids.get(node.input[0]))
             calls[node.name] += 1
@@ -67,7 +70,7 @@ def base_bytes(graph: FloatGraph, threads: int = 1) -> int:
     """Bytes of the file without its layers.  With every layer's `layer_bytes` they give the file's
     size to within a few bytes, which are the length field of the graph."""
     proto = _shell(graph, threads)
-    kept = [node for node in graph.proto.graph.node if node.op_type != HOLE]
+    kept = [node for node in graph.proto.graph.node if node.op_type not in (HOLE, STORED_HOLE)]
     return int(proto.ByteSize()) + message_bytes(kept) + 2
 
 
@@ -108,10 +111,16 @@ def _fill(
     """The nodes of one call; `arriving` is the grid on which its input lies, if it does."""
     module = graph.modules[node.name]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    layer = graph.layer(node.name)
+    stored = treated if treated is not None else stored_dense(module)
+    if node.op_type == STORED_HOLE:
+        return stored_nodes(
+            layer, module, stored, format, attributes["part"].decode(), node.output[0]
+        )
     return layer_nodes(
-        next(layer for layer in graph.layers if layer.name == node.name),
+        layer,
         module,
-        treated if treated is not None else stored_dense(module),
+        stored,
         format,
         tensor_in=node.input[0],
         tensor_out=node.output[0],

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from autocompress.compression.treated import Grid, StoredTensor, Treated, bias_codes
 from autocompress.errors import DeviceError
 from autocompress.model.layer import Layer
+from autocompress.model.matrix import stored_layout, weight_of
 from autocompress.search_space.factors import kernel_index
 
 FORMATS = ("archive", "onnx")
@@ -100,6 +101,39 @@ def layer_nodes(
     return writer.result
 
 
+def stored_nodes(
+    layer: Layer,
+    module: nn.Module,
+    treated: Treated,
+    format: str,
+    part: str,
+    target: str,
+) -> LayerNodes:
+    """Write a tensor of a layer that is only stored in fewer bytes.
+
+    Args:
+        layer: What the trace says of it.
+        module: The dense module; gives the layout of the weight.
+        treated: What is stored.
+        format: As for `layer_nodes`; in `onnx` a graph of constants makes the tensor when the
+            session loads.
+        part: `weight` or `bias`.
+        target: Name of the tensor.
+    """
+    writer = _Writer(layer, module, format, (), 0)
+    if part == "bias":
+        assert treated.bias is not None
+        writer.constant(target, treated.bias.float())
+    elif format == "archive" or (len(treated.weights) == 1 and treated.weights[0].bits == 32):
+        if layer.is_operator and not treated.is_int8 and len(treated.weights) == 1:
+            writer.node("Identity", [writer.shared("weight0")], target)  # what the layer reads
+        else:
+            writer.constant(target, weight_of(module, treated.matrix()))
+    else:
+        writer.unfolded(treated, target)
+    return writer.result
+
+
 class _Writer:
     """Collects the nodes of one call of a layer; every name begins with the layer's."""
 
@@ -120,7 +154,7 @@ class _Writer:
         value = tensor_in
         if flat:
             columns = treated.weights[0].codes.shape[1]
-            value = self.reshape(value, (-1, columns), self.name("rows"))
+            value = self.reshape(value, "shape_in", (-1, columns), self.name("rows"))
         if treated.is_int8 and not on_grid:
             value = self.round_trip(value, treated.grids[0], "in", self.name("in"))
         for index in range(len(treated.weights)):
@@ -137,7 +171,7 @@ class _Writer:
         if flat:
             rows = treated.weights[-1].codes.shape[0]
             shape = (-1, *self.layer.output_shape[1:-1], rows)
-            self.reshape(value, shape, tensor_out)
+            self.reshape(value, "shape_out", shape, tensor_out)
 
     def product(self, index: int, treated: Treated, value: str, target: str) -> str:
         """The convolution or matrix product with the stored tensor of number `index`."""
@@ -165,13 +199,41 @@ class _Writer:
             self.node("Gemm", inputs, target, name=self.step_name(index), transB=1)
         return target
 
-    def float_weight(self, index: int, stored: StoredTensor, shape: tuple[int, ...]) -> str:
+    def constant(self, target: str, values: Tensor) -> None:
+        """A tensor as it stands, under the name that the graph has for it."""
+        array = np.asarray(values.detach().numpy(), order="C")
+        self.result.initializers.append(numpy_helper.from_array(array, target))
+
+    def unfolded(self, treated: Treated, target: str) -> None:
+        """The weight from its stored tensors, in the layout that its operator reads."""
+        value = ""
+        is_tied = self.layer.is_operator  # its own nodes hold the codes already
+        for index, stored in enumerate(treated.weights):
+            rows, columns = stored.codes.shape
+            factor = self.float_weight(index, stored, (rows, columns), "tied" * is_tied)
+            inputs = [factor, value]
+            value = (
+                self.node("MatMul", inputs, self.shared(f"product{index}")) if value else factor
+            )
+        first, order, last = stored_layout(self.module)
+        if order:
+            shape = self.tensor("layout", np.asarray(first, np.int64))
+            value = self.node("Reshape", [value, shape], self.shared("parts"))
+            value = self.node("Transpose", [value], self.shared("order"), perm=order)
+        shape = self.tensor("shape", np.asarray(last, np.int64))
+        self.node("Reshape", [value, shape], target)
+
+    def float_weight(
+        self, index: int, stored: StoredTensor, shape: tuple[int, ...], again: str = ""
+    ) -> str:
+        """The weight in float; where the codes are in the graph already, what it is called
+        beside them."""
         name = f"weight{index}"
         if self.format == "archive" or stored.bits == 32:
             return self.tensor(name, stored.dense().reshape(shape).numpy())
         if stored.bits == 16:
-            half = self.tensor(name, stored.codes.half().reshape(shape).numpy())
-            return self.node("Cast", [half], self.shared(f"{name}/float"), once=True, to=1)
+            half = self.tensor(name, stored.codes.half().reshape(shape).numpy(), bool(again))
+            return self.node("Cast", [half], self.shared(f"{name}/float{again}"), once=True, to=1)
         if stored.group or stored.zero is not None or stored.scale is None:
             raise DeviceError(
                 f"layer {self.layer.name!r}: an ONNX file holds integer weights with one step for"
@@ -180,11 +242,14 @@ class _Writer:
         # A cast and a product are folded into a float weight when the session loads; a
         # DequantizeLinear node is not, it would run at every call.
         codes = stored.codes.reshape(shape)
-        packed = self.int4(name, codes) if stored.bits <= 4 else self.tensor(name, codes.numpy())
-        floats = self.node("Cast", [packed], self.shared(f"{name}/float"), once=True, to=1)
+        if stored.bits <= 4 and not again:
+            packed = self.int4(name, codes)
+        else:
+            packed = self.tensor(name, codes.numpy(), bool(again))
+        floats = self.node("Cast", [packed], self.shared(f"{name}/float{again}"), once=True, to=1)
         rows = stored.scale.float().reshape(-1, *[1] * (len(shape) - 1))
-        scale = self.tensor(f"{name}/scale", rows.numpy())
-        return self.node("Mul", [floats, scale], self.shared(f"{name}/value"), once=True)
+        scale = self.tensor(f"{name}/scale{again}", rows.numpy())
+        return self.node("Mul", [floats, scale], self.shared(f"{name}/value{again}"), once=True)
 
     def int8_weight(self, index: int, stored: StoredTensor, shape: tuple[int, ...]) -> str:
         if not stored.is_uniform:
@@ -222,11 +287,9 @@ class _Writer:
         codes = self.node("QuantizeLinear", [value, scale, zero], self.name(f"{name}/codes"))
         return self.node("DequantizeLinear", [codes, scale, zero], target)
 
-    def reshape(self, value: str, shape: tuple[int, ...], target: str) -> str:
-        name = "shape_in" if target.endswith("rows") else "shape_out"
-        return self.node(
-            "Reshape", [value, self.tensor(name, np.asarray(shape, np.int64))], target
-        )
+    def reshape(self, value: str, part: str, shape: tuple[int, ...], target: str) -> str:
+        sizes = self.tensor(part, np.asarray(shape, np.int64))
+        return self.node("Reshape", [value, sizes], target)
 
     def shape(self, index: int, treated: Treated) -> tuple[int, ...]:
         rows, columns = treated.weights[index].codes.shape
@@ -249,8 +312,8 @@ class _Writer:
         """A name that all calls share."""
         return f"{self.layer.name}/{part}"
 
-    def tensor(self, part: str, values: NDArray[np.generic]) -> str:
-        if not self.call:
+    def tensor(self, part: str, values: NDArray[np.generic], known: bool = False) -> str:
+        if not (self.call or known):
             array = np.asarray(values, order="C")
             self.result.initializers.append(numpy_helper.from_array(array, self.shared(part)))
         return self.shared(part)

@@ -1,0 +1,117 @@
+"""Models of many kinds of layers, from the trace to files that are read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autocompress
+from autocompress.deploy.onnx_file import OnnxModule
+from autocompress.model.canonical import canonical
+from autocompress.model.trace import trace
+
+SPACE = """
+schema = 1
+description = "a few options a layer"
+bits = [4, 6, 8]
+activations = ["float32", "int8"]
+"""
+WORDS, STEPS = 60, 9
+
+
+class Speaker(nn.Module):
+    """Recurrence, attention, a convolution in one dimension, a body that runs twice, tied ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(WORDS, 24)
+        self.places = nn.Embedding(STEPS, 24)
+        self.near = nn.utils.parametrizations.weight_norm(nn.Conv1d(24, 24, 3, padding=1))
+        self.rnn = nn.LSTM(24, 12, bidirectional=True, batch_first=True)
+        self.mix = nn.MultiheadAttention(24, 2, batch_first=True)
+        self.body = nn.Linear(24, 24)
+        self.norm = nn.LayerNorm(24)
+        self.head = nn.Linear(24, WORDS)
+        self.head.weight = self.words.weight
+        self.scale = nn.Parameter(torch.ones(24))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.words(tokens) + self.places(torch.arange(STEPS, device=tokens.device))
+        x = x + self.near(x.transpose(1, 2)).transpose(1, 2)
+        x = x + self.rnn(x)[0]
+        x = x + self.mix(x, x, x, need_weights=False)[0]
+        for _ in range(2):
+            x = self.norm(x + self.body(x).relu())
+        return self.head(self.scale * x)
+
+
+class Painter(nn.Module):
+    """Convolutions in three dimensions, and transposed ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(
+            nn.Conv3d(1, 8, 3, padding=1, bias=False), nn.BatchNorm3d(8), nn.ReLU()
+        )
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1, groups=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 1, 2, stride=2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x).mean(2))
+
+
+def _tokens(count: int) -> Tensor:
+    return torch.randint(WORDS, (count, STEPS))
+
+
+def _films(count: int) -> Tensor:
+    return torch.rand(count, 1, 3, 6, 6)
+
+
+@pytest.mark.parametrize("form", ["archive", "onnx"])
+@pytest.mark.parametrize(("kind", "inputs"), [(Speaker, _tokens), (Painter, _films)])
+def test_every_layer_is_treated_and_what_ships_is_what_was_chosen(
+    kind: type[nn.Module], inputs: object, form: str, tmp_path: Path
+) -> None:
+    assert callable(inputs)
+    torch.manual_seed(0)
+    model = kind().eval()
+    examples, unseen = inputs(48), inputs(8)
+    for layer in trace(canonical(model, (unseen[:1],)).model, (unseen[:1],)):
+        assert layer.is_treated or layer.kind in ("LayerNorm", kind.__name__), layer
+    space = tmp_path / "space.toml"
+    space.write_text(SPACE)
+    with torch.no_grad():
+        wanted = model(unseen)
+
+    def evaluate(net: nn.Module) -> float:
+        with torch.no_grad():
+            return -float((net(unseen) - wanted).square().mean())
+
+    result = autocompress.compress(
+        model,
+        calibration=examples,
+        example_inputs=examples[:1],
+        evaluate=evaluate,
+        budget={"size": "40%" if form == "archive" else "60%"},
+        space=str(space),
+        device="cortex_a76",
+        format=form,
+        evaluations=6,
+        out=tmp_path / "run",
+    )
+    found = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert found["budget"]["size"]["met"], found["budget"]
+    ours = result.best.model(unseen)
+    result.best.export(tmp_path / "again.acz")
+    restored = autocompress.load_archive(tmp_path / "again.acz", kind().eval())
+    assert torch.equal(restored(unseen), ours)
+    ran = OnnxModule(tmp_path / "run" / "model.onnx")(unseen)
+    assert float((ran - ours).abs().max()) <= 0.05 * float(ours.abs().max())
