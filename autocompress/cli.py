@@ -23,6 +23,7 @@ from autocompress.cli_options import (
     recovery_overrides,
 )
 from autocompress.cli_runs import dashboard, export, report, retarget, show
+from autocompress.cli_study import check, init
 from autocompress.cli_tuning import tune_settings
 from autocompress.errors import AutocompressError
 from autocompress.report.terminal import say
@@ -51,6 +52,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.command()(init)
+app.command()(check)
 
 
 @app.command()

@@ -32,6 +32,7 @@ ENTRANCES = {
     "cli_nightly",
     "cli_options",
     "cli_runs",
+    "cli_study",
     "cli_tuning",
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
