@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.errors import ConfigError
 from autocompress.model.task import Task
@@ -100,8 +100,10 @@ class Result:
         """What is delivered."""
         winner = self.outcome.winner
         if winner is None:
-            return Compressed("original", self.outcome.prepared.model.dense, self.outcome, None)
-        return Compressed(winner.candidate.id, winner.module, self.outcome, winner)
+            dense = self.outcome.prepared.model.dense
+            return Compressed("original", self._presented(dense), self.outcome, None)
+        module = self._presented(winner.module)
+        return Compressed(winner.candidate.id, module, self.outcome, winner)
 
     def candidate(self, id: str) -> Compressed:
         """Any evaluated candidate, fitted in sequence and ready to export, without a new search.
@@ -117,7 +119,11 @@ class Result:
                 f"candidate {id!r}: not among the {len(records)} evaluated; see `front`"
             )
         finalist = make_finalist(self.outcome.prepared, Candidate.from_dict(records[id].choices))
-        return Compressed(id, finalist.module, self.outcome, finalist)
+        return Compressed(id, self._presented(finalist.module), self.outcome, finalist)
+
+    def _presented(self, model: nn.Module) -> nn.Module:
+        """The model as the user calls it."""
+        return self.outcome.prepared.study.task.interface.presented(model)
 
     def report(self, path: Path | str | None = None) -> Path:
         """Writes `report.html` into the run directory, or to `path`."""
@@ -139,6 +145,7 @@ def compress(
     evaluate: Callable[..., float],
     labels: Any = None,
     training: Any = None,
+    output: Callable[[Any], Tensor] | None = None,
     budget: Mapping[str, str] | None = None,
     goal: str = "",
     name: str = "model",
@@ -152,13 +159,17 @@ def compress(
     Args:
         model: Trained, float32, on the CPU; not changed.
         calibration: Inputs without labels: a tensor `(n, ...)`, a tuple of tensors for several
-            inputs, or an iterable of batches.  500 or more examples are a good number.
-        example_inputs: One input as the device will see it, a tensor or a tuple.
+            inputs, a mapping of keyword arguments, or an iterable of batches.  500 or more
+            examples are a good number.
+        example_inputs: One input as the device will see it: a tensor, a tuple of arguments, a
+            mapping of keyword arguments, or a tuple whose last item is one.
         evaluate: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`.
         labels: Class numbers of the calibration inputs, a tensor `(n, ...)`; read only by an
             objective with `proxy = "task"`.
         training: Inputs to train on where `recovery` asks for it, without labels: batches that
             have a length and can be gone through again, such as a `DataLoader`.
+        output: Picks, of what the model returns, the tensor that is compared with the original's;
+            by default the only one, `logits`, or the first.
         budget: Limits by name, such as `{"size": "10%", "latency": "80%", "quality": "-0.5pt"}`;
             those of the objective hold where there is none.
         goal: One sentence such as `"minimise latency subject to size<=25% and quality>=-1pt"`,
@@ -185,6 +196,7 @@ def compress(
         "compress()",
         None if labels is None else lambda: labels,
         None if training is None else lambda: training,
+        output,
     )
     keys = {**settings, "goal": goal, "budget": dict(budget or {}), "schema_": 1}
     study = make_study(name, task, validate(keys, StudyFile, "compress()"))

@@ -64,9 +64,10 @@ class TrainableLayer(nn.Module):
     def matrix(self) -> Tensor:
         """The weight `(out, in)` as it is now, for embeddings that read it."""
         first, *others = (tensor() for tensor in self.tensors)
+        product: Tensor = first
         for other in others:
-            first = other @ first
-        return first
+            product = other @ product
+        return product
 
     @property
     def coded_tensors(self) -> list[TrainableTensor]:

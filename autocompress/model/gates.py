@@ -80,12 +80,7 @@ class Recurrent(nn.Module):
             count = x.shape[0 if self.batch_first else 1]
             zeros = x.new_zeros(len(self.reads), count, self.hidden_size)
             return (zeros, zeros) if self.mode == "LSTM" else (zeros,)
-        parts: tuple[Tensor, ...] = (state,) if isinstance(state, Tensor) else state
-        return (
-            tuple(part if batched else part.unsqueeze(1) for part in parts)
-            if self.mode == "LSTM"
-            else (state,)
-        )
+        parts = [state] if isinstance(state, Tensor) else [*state]
         return tuple(part if batched else part.unsqueeze(1) for part in parts)
 
     def _is_watched(self) -> bool:

@@ -165,7 +165,8 @@ class Replay:
         for index, node in enumerate(self._nodes):
             if node.op != "call_module":
                 continue
-            unit = self._ties.get(node.target, node.target)
+            name = str(node.target)
+            unit = self._ties.get(name, name)
             if unit in self._units:
                 places.setdefault(unit, index)
         if set(places) != set(self._units):
@@ -258,7 +259,7 @@ class Replay:
                 tied = self._model.get_submodule(name)
                 assert isinstance(tied, TiedEmbedding)
                 owner = candidate.modules(self._units.index(self._ties[name]))
-                return tied.bound(owner)(*args, **kwargs)
+                return tied.bound(owner)(*args, **kwargs)  # type: ignore[arg-type]
             if name in self._units:
                 return candidate.modules(self._units.index(name))(*args, **kwargs)
             if name in candidate.sums:

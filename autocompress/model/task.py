@@ -6,8 +6,9 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import ConfigError, DataError, TaskError
+from autocompress.model.interface import Interface, interface_of, is_nested
 
 Inputs = tuple[Tensor, ...]
 FUNCTIONS = ("model", "calibration", "example_inputs", "evaluate")
@@ -28,8 +30,10 @@ class Task:
     Args:
         make_model: Returns the dense model, an `nn.Module`.
         make_calibration: Returns inputs without labels: a tensor `(n, ...)`, a tuple of tensors (a
-            model with several inputs), or an iterable of batches of these.
-        make_example_inputs: Returns one input as the device will see it: a tensor or a tuple.
+            model with several inputs), a mapping of keyword arguments, or an iterable of batches
+            of these.
+        make_example_inputs: Returns one input as the device will see it: a tensor, a tuple of
+            arguments, a mapping of keyword arguments, or a tuple whose last item is one.
         evaluator: `evaluate(model)` or `evaluate(model, split)` with split `selection` or `test`;
             returns the metric as one number.
         origin: Where the callables came from, for messages.
@@ -37,6 +41,8 @@ class Task:
             `(n, ...)`; None when there are none.
         make_training: Returns inputs to train on, without labels: an iterable of batches that has
             a length and can be gone through again; None when there are none.
+        choose_output: Picks, of what the model returns, the tensor that is compared; None takes
+            the only one, `logits`, or the first.
     """
 
     make_model: Callable[[], nn.Module]
@@ -46,14 +52,34 @@ class Task:
     origin: str = "the task"
     make_labels: Callable[[], Any] | None = None
     make_training: Callable[[], Any] | None = None
+    choose_output: Callable[[Any], Tensor] | None = None
+
+    @cached_property
+    def interface(self) -> Interface:
+        """How the model is called.
+
+        Raises:
+            TaskError: If the model fails on the example inputs, or gives nothing to compare.
+        """
+        return self._look(self._model())
+
+    def _look(self, model: nn.Module) -> Interface:
+        value = _call(self.origin, "example_inputs", self.make_example_inputs)
+        return interface_of(model, value, self.choose_output, self.origin)
 
     def model(self) -> nn.Module:
-        """The dense model in evaluation mode, on the CPU.
+        """The dense model in evaluation mode, on the CPU, taking tensors in a row and giving one.
 
         Raises:
             TaskError: If the callable fails, or returns something else, or the model is not
                 usable.
         """
+        model = self._model()
+        if "interface" not in vars(self):  # which would make the model again
+            vars(self)["interface"] = self._look(model)
+        return model if self.interface.is_plain else self.interface.adapted(model)
+
+    def _model(self) -> nn.Module:
         model = _call(self.origin, "model", self.make_model)
         if not isinstance(model, nn.Module):
             raise TaskError(f"{self.origin}: model() must return an nn.Module, got {_kind(model)}")
@@ -74,7 +100,8 @@ class Task:
             TaskError: If the callable fails.
             DataError: If inputs are empty, of unequal length, or not finite.
         """
-        return gather(_call(self.origin, "calibration", self.make_calibration), self.origin)
+        value = _call(self.origin, "calibration", self.make_calibration)
+        return gather(value, self.origin, None if self.interface.is_plain else self.interface)
 
     def example_inputs(self) -> Inputs:
         """One input as the device will see it.
@@ -84,7 +111,10 @@ class Task:
             DataError: If it is no tensor or tuple of tensors, or not finite.
         """
         value = _call(self.origin, "example_inputs", self.make_example_inputs)
-        return _checked(as_inputs(value, f"{self.origin}: example_inputs()"), self.origin)
+        where = f"{self.origin}: example_inputs()"
+        if is_nested(value):
+            return _checked(self.interface.tensors(value, where), self.origin)
+        return _checked(as_inputs(value, where), self.origin)
 
     def labels(self, count: int) -> Tensor | None:
         """Class numbers of the calibration inputs, `(count, ...)`; None when the user has none.
@@ -141,6 +171,7 @@ class Task:
         Raises:
             TaskError: If `evaluate` raises, or returns NaN or no number.
         """
+        model = self.interface.presented(model)
         arguments: tuple[Any, ...] = (model,)
         named: dict[str, Any] = {}
         if "split" in inspect.signature(self.evaluator).parameters:
@@ -178,7 +209,9 @@ def load_task(folder: Path | str) -> Task:
             f"{path}: missing function {', '.join(missing)} (needed: {', '.join(FUNCTIONS)})"
         )
     functions = [getattr(module, name) for name in FUNCTIONS]
-    labels, training = getattr(module, "labels", None), getattr(module, "training", None)
+    labels, training, output = (
+        getattr(module, name, None) for name in ("labels", "training", "output")
+    )
     return Task(
         functions[0],
         functions[1],
@@ -187,6 +220,7 @@ def load_task(folder: Path | str) -> Task:
         str(path),
         labels if callable(labels) else None,
         training if callable(training) else None,
+        output if callable(output) else None,
     )
 
 
@@ -196,9 +230,17 @@ def batches(inputs: Inputs, size: int) -> Iterator[Inputs]:
         yield tuple(tensor[start : start + size] for tensor in inputs)
 
 
-def gather(value: Any, origin: str) -> Inputs:
-    """One tensor `(n, ...)` for each model input from a tensor, a tuple, or batches of these."""
+def gather(value: Any, origin: str, interface: Interface | None = None) -> Inputs:
+    """One tensor `(n, ...)` for each model input from a tensor, a tuple, or batches of these.
+
+    Args:
+        value: What `calibration()` gave.
+        origin: Where it came from, for messages.
+        interface: Of a model that takes more than tensors in a row.
+    """
     where = f"{origin}: calibration()"
+    if interface is not None:
+        return _checked(_gathered(value, where, origin, interface), origin)
     if isinstance(value, (Tensor, tuple)):
         inputs = as_inputs(value, where)
     elif isinstance(value, Iterable):
@@ -221,6 +263,25 @@ def gather(value: Any, origin: str) -> Inputs:
         lengths = ", ".join(str(len(tensor)) for tensor in inputs)
         raise DataError(f"{where}: inputs must be non-empty and of one length, got {lengths}")
     return _checked(inputs, origin)
+
+
+def _gathered(value: Any, where: str, origin: str, interface: Interface) -> Inputs:
+    is_whole = isinstance(value, (Tensor, tuple, Mapping))
+    parts = [value] if is_whole else _call(origin, "calibration", list, value)
+    if not parts:
+        raise DataError(f"{where} returned no batches")
+    found = [interface.tensors(part, where) for part in parts]
+    try:
+        inputs = tuple(torch.cat(columns) for columns in zip(*found, strict=True))
+    except RuntimeError as error:
+        raise DataError(f"{where}: batches cannot be joined: {error}") from error
+    lengths = [len(tensor) for tensor in inputs]
+    if len(set(lengths)) != 1 or not lengths[0]:
+        raise DataError(
+            f"{where}: inputs {', '.join(interface.names)} must be non-empty and of one length,"
+            f" got {', '.join(map(str, lengths))}"
+        )
+    return inputs
 
 
 def as_inputs(value: Any, where: str) -> Inputs:

@@ -51,11 +51,11 @@ def built_matrix(module: nn.Module) -> Tensor:
     if callable(own):  # such as a layer that is being trained
         matrix: Tensor = own()
         return matrix
-    matrices = [step.weight for step in module.modules() if isinstance(step, nn.Linear)]
-    first, *others = matrices
+    first, *others = (step.weight for step in module.modules() if isinstance(step, nn.Linear))
+    product: Tensor = first
     for other in others:
-        first = other @ first  # type: ignore[assignment]
-    return first
+        product = other @ product
+    return product
 
 
 def tie(model: nn.Module) -> int:

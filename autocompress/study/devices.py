@@ -130,7 +130,10 @@ def export_operations(name: str, folder: Path | None, output: Path) -> Coverage:
     """
     device = get_device(name)
     wanted = _wanted(device, folder)
-    classes = {layer: kernel_classes(menu) for layer, menu in wanted.menus.items()}
+    operators = {layer.name for layer in wanted.layers if layer.is_operator}
+    classes = {
+        name: kernel_classes(menu) for name, menu in wanted.menus.items() if name in operators
+    }
     operations = operations_of(wanted.graph, classes, device.precisions)
     table = imported_table(device) if device.sheet else empty_table(device)
     write_operations(output, operations, table)

@@ -43,12 +43,14 @@ def layer_shares(study: Study, model: Model | None = None) -> list[dict[str, Any
         menus = space.units
     except ConfigError:
         menus = {}
-    classes = {name: (Option(),) for name in menus}
+    timed = [layer for layer in model.layers if layer.name in menus and layer.is_operator]
+    classes = {layer.name: (Option(),) for layer in timed}
     table = measure_table(model.graph, classes, study.device) if classes else None
     times = {
-        layer.name: table.p20_ms(layer_signature(layer, model.graph.modules[layer.name], Option()))
-        for layer in model.layers
-        if table and layer.name in classes
+        layer.name: layer.calls
+        * table.p20_ms(layer_signature(layer, model.graph.modules[layer.name], Option()))
+        for layer in timed
+        if table
     }
     parameters = sum(layer.parameters for layer in model.layers) or 1
     return [
