@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+
+from autocompress.model.exporting import exported_graph
 
 _RELU = {"relu", "relu_"}
 _RELU6 = {"relu6", "relu6_"}
@@ -66,11 +67,8 @@ def dataflow(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, 
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, nn.Conv2d | nn.Linear)
     }
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            graph = torch.export.export(model, example_inputs, strict=False).graph
-    except Exception:  # noqa: BLE001 - export runs the user's code, which may raise anything
+    graph = exported_graph(model, example_inputs)
+    if graph is None:
         return {}
     calls = _calls(graph, layers)
     runs = Counter(id(model.get_submodule(name)) for name in calls for _ in calls[name])

@@ -6,7 +6,6 @@ weights and bias can hold (Jacob et al., 1712.05877, section 3.2).
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from autocompress.errors import TaskError
+from autocompress.model.exporting import exported_graph
 from autocompress.model.memory import shared_copy
 from autocompress.model.swap import swap
 from autocompress.model.trace import run
@@ -69,11 +69,8 @@ def _pairs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, st
     """Convolution to the batch norm that alone reads it; each runs once, under one name."""
     if not any(isinstance(module, BATCH_NORMS) for module in model.modules()):
         return {}
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            graph = torch.export.export(model, example_inputs, strict=False).graph
-    except Exception:  # noqa: BLE001 - export runs the user's code, which may raise anything
+    graph = exported_graph(model, example_inputs)
+    if graph is None:
         return {}
     owners = _owners(model, graph.nodes)
     names = Counter(

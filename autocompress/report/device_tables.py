@@ -89,9 +89,9 @@ def footprint_lines(footprint: Mapping[str, Any]) -> list[str]:
     """What the original takes, and whether that fits into the device."""
     energy = footprint["energy_mj"]
     lines = [f"energy of one pass: {energy_text(energy)} (estimated)"] if energy else []
-    lines.append(
-        f"peak memory of activations: {size_text(footprint['peak_memory_bytes'])} (estimated)"
-    )
+    peak = footprint["peak_memory_bytes"]
+    if peak is not None:
+        lines.append(f"peak memory of activations: {size_text(peak)} (estimated)")
     return lines + [
         _room_text(room["name"], room["used"], room["limit"], room["fits"])
         for room in footprint["rooms"]

@@ -265,14 +265,17 @@ def is_closer(second: Confirmation, first: Confirmation) -> bool:
 
 
 def test(prepared: Prepared, winner: Finalist) -> Test:
-    """The winner and the original on the test split, the winner as its ONNX file runs.
+    """The winner and the original on the test split, the winner as its ONNX file runs; as a module
+    where there is no such file.
 
     Raises:
         TaskError: If `evaluate` fails.
     """
     task = prepared.study.task
     runtime = prepared.study.device.file_engine
-    watched = Watched(OnnxModule(winner.proto, runtime=runtime))
+    is_exported = prepared.model.graph.is_exported
+    runs = OnnxModule(winner.proto, runtime=runtime) if is_exported else winner.module
+    watched = Watched(runs)
     twins = Twins(watched, winner.module)
     quality = task.evaluate(twins, "test")
     dense = Watched(prepared.model.dense)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from autocompress.errors import TaskError
 from autocompress.hardware.device import Device
 from autocompress.hardware.memory import peak_bytes
 from autocompress.hardware.rest import Shapes, rest_work, tensor_shapes
@@ -29,10 +30,12 @@ class Footprint:
     Args:
         energy_mj: Energy in millijoules; None where the device gives no figures.
         peak_memory_bytes: The most bytes of activations that are alive at a time.
+
+    Both are None where the model cannot be exported, so that nothing is known of its graph.
     """
 
     energy_mj: float | None
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,6 +90,8 @@ class Footprints:
     def of(self, choices: Choices) -> Footprint:
         """A candidate's; layers that are not named are dense float32."""
         graph, energy = self._model.graph, self._device.energy
+        if not graph.is_exported:
+            return Footprint(None, None)
         shapes = self._shapes(choices)
         spent = None
         if energy is not None:
@@ -102,8 +107,13 @@ class Footprints:
 
         Args:
             units: Layer name to its options; other layers are dense float32.
+
+        Raises:
+            TaskError: If the model cannot be exported.
         """
         graph, energy = self._model.graph, self._device.energy
+        if not graph.is_exported:
+            raise TaskError("a budget on energy needs the model's ONNX graph, which has none")
         assert energy is not None, "a budget on energy was refused where it has no figures"
         layers = {layer.name: layer for layer in graph.layers}
         fixed = rest_work(graph, self._shapes({}))
@@ -119,7 +129,8 @@ class Footprints:
 
     def rooms(self, footprint: Footprint, size_bytes: float) -> tuple[Room, ...]:
         """The memories that the device gives, with what a model takes of each."""
-        return rooms(self._device, footprint.peak_memory_bytes, size_bytes)
+        peak = footprint.peak_memory_bytes
+        return () if peak is None else rooms(self._device, peak, size_bytes)
 
 
 def rooms(device: Device, peak_memory_bytes: float, size_bytes: float) -> tuple[Room, ...]:

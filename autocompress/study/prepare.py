@@ -148,7 +148,7 @@ def prepare(
         executor,
         keep=read_warm(folder).options(),
     )
-    if model.known_graph is None:
+    if model.known_graph is None and model.graph.is_exported:
         write_trace(folder / TRACE, model.trace_key, model.layers, model.graph)
     return Prepared(
         study,

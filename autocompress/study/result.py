@@ -68,7 +68,8 @@ def describe(
         ),
     }
     audit = confirmation.audit
-    names = ("model.acz", "model.onnx", "plan.json") if winner else ()
+    written = ("model.acz", "model.onnx", "plan.json") if winner else ()
+    names = [name for name in written if (folder / name).is_file()]
     files = (
         *names,
         "front.csv",

@@ -11,7 +11,7 @@ import torch
 
 from autocompress.deploy import archive
 from autocompress.deploy.onnx_file import OnnxModule, write_onnx
-from autocompress.errors import ArchiveError
+from autocompress.errors import ArchiveError, TaskError
 from autocompress.files import write_bytes, write_json
 from autocompress.search.problem import Problem
 from autocompress.study.confirm import Confirmation, Test
@@ -27,6 +27,8 @@ from autocompress.study.prepare import Prepared
 from autocompress.study.result import SCHEMA, describe, probes
 from autocompress.study.storage import Record
 from autocompress.study.volume import front_volume
+
+NOT_EXPORTED = "the model cannot be exported to ONNX; the archive holds what was chosen"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ def ship(
     winner = confirmation.winner
     if winner is not None:
         write_model(prepared, winner.finalist, folder / "model.acz", "archive")
-        write_model(prepared, winner.finalist, folder / "model.onnx", "onnx")
+        if prepared.model.graph.is_exported:
+            write_model(prepared, winner.finalist, folder / "model.onnx", "onnx")
+        else:
+            log.note(f"no model.onnx: {NOT_EXPORTED}")
         write_plan(prepared, winner, folder / "plan.json")
     else:
         log.note("every finalist is larger or slower than the original, which therefore stays")
@@ -109,8 +114,11 @@ def write_model(prepared: Prepared, finalist: Finalist, path: Path, form: str) -
     Raises:
         StorageError: If the file cannot be written.
         ArchiveError: If what is read back differs from what was written.
+        TaskError: If the model cannot be exported to ONNX.
     """
     if form == "onnx":
+        if not prepared.model.graph.is_exported:
+            raise TaskError(f"{path}: {NOT_EXPORTED}")
         write_onnx(path, finalist.proto)
         inputs, runtime = prepared.model.example_inputs, prepared.study.device.file_engine
         with torch.no_grad():

@@ -16,8 +16,8 @@ from autocompress.compression.calibration import Calibration
 from autocompress.compression.channels import Channels, usable
 from autocompress.compression.treated import Treated
 from autocompress.errors import ConfigError, DataError, TaskError
-from autocompress.hardware.device import reject
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.device import Device, reject
+from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float, sketch
 from autocompress.model.canonical import canonical
 from autocompress.model.channels import ChannelGroup
 from autocompress.model.grouping import find_groups
@@ -36,6 +36,7 @@ from autocompress.study.traced import NAME as TRACE
 from autocompress.study.traced import is_faithful, read_trace, trace_key
 
 FEWEST = 32  # calibration examples
+UNEXPORTED = "without an export there is --device torch-cpu --format archive"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Model:
         known_graph: The float ONNX graph, if an earlier command of the run has exported it.
         original: The original as the user gave it; None where that is `dense`.
         forms: How many modules of it were brought down to treatable layers.
+        is_run_as_module: Whether neither the device nor the storage format needs an ONNX graph.
     """
 
     dense: nn.Module
@@ -69,6 +71,7 @@ class Model:
     known_graph: FloatGraph | None = None
     original: nn.Module | None = None
     forms: int = 0
+    is_run_as_module: bool = False
 
     @property
     def key(self) -> str:
@@ -107,7 +110,12 @@ class Model:
         """
         if self.known_graph:
             return self.known_graph
-        graph = export_float(self.dense, self.layers, self.example_inputs)
+        try:
+            graph = export_float(self.dense, self.layers, self.example_inputs)
+        except TaskError as error:
+            if self.is_run_as_module:
+                return sketch(self.dense, self.layers, self.example_inputs)
+            raise TaskError(f"{error}; {UNEXPORTED}") from error
         if not is_faithful(graph, self.dense, self.example_inputs):
             raise TaskError(
                 "the exported ONNX graph does not give the model's outputs on the example inputs;"
@@ -155,6 +163,8 @@ class Model:
         Raises:
             TaskError: If the model fails on NaN, or cannot be exported.
         """
+        if not self.graph.is_exported:
+            return ()
         treated = {layer.name: layer for layer in self.layers if layer.is_treated}
         chosen = usable(self.channel_groups, treated)
         return tuple(held_by_graph(self.graph, self.dense, chosen, self.example_inputs))
@@ -248,7 +258,12 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
         known_graph=graph,
         original=original,
         forms=forms,
+        is_run_as_module=study.settings.format == "archive" and not _reads_onnx(study.device),
     )
+
+
+def _reads_onnx(device: Device) -> bool:
+    return device.sheet is not None or device.engine.reads_onnx
 
 
 def look(study: Study, listener: Listener, folder: Path | None = None) -> tuple[Model, Space]:

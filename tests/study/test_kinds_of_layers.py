@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import autocompress
 from autocompress.deploy.onnx_file import OnnxModule
+from autocompress.errors import TaskError
 from autocompress.model.canonical import canonical
 from autocompress.model.trace import trace
 
@@ -115,3 +116,46 @@ def test_every_layer_is_treated_and_what_ships_is_what_was_chosen(
     assert torch.equal(restored(unseen), ours)
     ran = OnnxModule(tmp_path / "run" / "model.onnx")(unseen)
     assert float((ran - ours).abs().max()) <= 0.05 * float(ours.abs().max())
+
+
+class Hesitant(nn.Module):
+    """How often its body runs depends on the data: no graph says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.body, self.head = nn.Linear(16, 48), nn.Linear(48, 48), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.into(x).relu()
+        for _ in range(1 + int(x.abs().max().item()) % 2):
+            x = self.body(x).relu()
+        return self.head(x)
+
+
+def test_a_model_that_cannot_be_exported_ships_as_an_archive(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model, unseen = Hesitant().eval(), torch.randn(20, 16)
+    settings: dict[str, object] = {
+        "calibration": torch.randn(48, 16),
+        "example_inputs": torch.randn(1, 16),
+        "evaluate": lambda net: float(net(unseen).square().mean()),
+        "budget": {"size": "50%"},
+        "evaluations": 4,
+    }
+    with pytest.raises(TaskError, match="--device torch-cpu --format archive"):
+        autocompress.compress(model, out=tmp_path / "no", **settings)  # type: ignore[arg-type]
+    result = autocompress.compress(
+        model,
+        out=tmp_path / "run",
+        device="torch-cpu",
+        **settings,  # type: ignore[arg-type]
+    )
+    assert "model.acz" in result.outcome.result["files"]
+    assert not (tmp_path / "run" / "model.onnx").exists()
+    restored = autocompress.load_archive(tmp_path / "run" / "model.acz", Hesitant().eval())
+    assert torch.equal(restored(unseen), result.best.model(unseen))
+    with pytest.raises(TaskError, match="cannot be exported to ONNX"):
+        result.best.export(tmp_path / "no.onnx")
+    assert "aten" not in capfd.readouterr().err  # what torch says of it to its own authors

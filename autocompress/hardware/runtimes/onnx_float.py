@@ -43,6 +43,7 @@ class FloatGraph:
         static_batch: Batch size that the graph is bound to; 0 when it takes any.
         sums: Additions that may be rounded; each is an `Add` node that bears its name.
         stored: Treated layers that run on no other kernels than the dense ones.
+        is_exported: Whether it computes the model; else it is a `sketch`.
     """
 
     proto: onnx.ModelProto
@@ -51,6 +52,7 @@ class FloatGraph:
     static_batch: int
     sums: Mapping[str, Sum] = field(default_factory=dict)
     stored: tuple[Layer, ...] = ()
+    is_exported: bool = True
 
     def layer(self, name: str) -> Layer:
         """A layer of either sort."""
@@ -102,6 +104,48 @@ def export_float(
     proto = _tidy(proto, sums)
     _absorb_pads(proto.graph, {layer.name for layer in treated if layer.kind == "Conv2d"})
     return FloatGraph(proto, treated, modules, static_batch, sums, stored)
+
+
+def sketch(
+    model: nn.Module, layers: Sequence[Layer], example_inputs: tuple[Tensor, ...]
+) -> FloatGraph:
+    """The layers of a model that cannot be exported, in running order and with nothing between:
+    it counts and prices them, and cannot be run.
+
+    Args:
+        model: Module in evaluation mode.
+        layers: What the trace found.
+        example_inputs: Positional inputs of one forward pass.
+    """
+    treated = tuple(layer for layer in layers if layer.is_treated)
+    nodes = []
+    for layer in treated:
+        for call in range(layer.calls if layer.is_operator else 1):
+            name = f"{layer.name}/{call}"
+            if layer.is_operator:
+                hole = helper.make_node(HOLE, [f"{name}/in"], [f"{name}/out"], domain=_DOMAIN)
+            else:
+                hole = helper.make_node(STORED_HOLE, [], [name], domain=_DOMAIN, part="weight")
+            hole.name = layer.name
+            nodes.append(hole)
+    inputs = [
+        helper.make_tensor_value_info(
+            f"input_{index}",
+            helper.np_dtype_to_tensor_dtype(value.numpy().dtype),
+            [None, *value.shape[1:]],
+        )
+        for index, value in enumerate(example_inputs)
+    ]
+    graph = helper.make_graph(nodes, "sketch", inputs, [])
+    return FloatGraph(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]),
+        tuple(layer for layer in treated if layer.is_operator),
+        {layer.name: model.get_submodule(layer.name) for layer in treated},
+        0,
+        {},
+        tuple(layer for layer in treated if not layer.is_operator),
+        is_exported=False,
+    )
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelProto, int]:
