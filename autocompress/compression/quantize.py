@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autocompress.compression.sparsify import gather_moment, row_supports
+from autocompress.compression.sparsify import gather_moment, is_diagonal, row_supports
 from autocompress.compression.treated import StoredTensor
 
 # Subnormal in float16: small weights need it.  Smaller ones would leave no room for an int32 bias.
@@ -88,6 +88,8 @@ def round_with_feedback(
         second_moment: `(d, d)` float64, damped.
     """
     importance = second_moment.diagonal()
+    if is_diagonal(second_moment):  # no later column could make up for an error
+        return {width: round_to_nearest(weight, width, importance) for width in bits}
     widths = sorted({width for width in bits if width <= 8})
     stored = {width: round_to_nearest(weight, width, importance) for width in bits if width > 8}
     if not widths:

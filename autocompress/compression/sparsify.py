@@ -84,6 +84,8 @@ def fit_within(dense: Tensor, moment: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(rows, d)` float64, zero where removed.
     """
+    if is_diagonal(moment):
+        return dense * mask  # nothing makes up for anything
     target = dense @ moment
     weights = torch.zeros_like(dense)
     for rows, columns, valid in row_supports(mask):
@@ -100,6 +102,9 @@ def refit(dense: Tensor, moment: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Weights, zero where removed, and saliencies `w_j^2 / [H_S^-1]_jj`, -1 where removed.
     """
+    if is_diagonal(moment):
+        saliency = torch.where(mask, dense.square() * moment.diagonal(), -1.0)
+        return dense * mask, saliency
     target = dense @ moment
     weights = torch.zeros_like(dense)
     saliency = torch.full_like(dense, -1.0)
@@ -112,6 +117,11 @@ def refit(dense: Tensor, moment: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         price = solved.square() / inverse.diagonal(dim1=1, dim2=2)
         _scatter(saliency, price, rows, columns, valid)
     return weights, saliency
+
+
+def is_diagonal(moment: Tensor) -> bool:
+    """Whether no input says anything of another, as with the entries of an embedding."""
+    return int(moment.count_nonzero()) <= len(moment)
 
 
 def _scatter(into: Tensor, values: Tensor, rows: Tensor, columns: Tensor, valid: Tensor) -> None:

@@ -207,3 +207,15 @@ def test_the_scale_clips_rare_large_weights_where_that_pays() -> None:
     importance = torch.zeros(100, dtype=torch.float64)
     importance[-1] = 1
     assert float(fit_scale(weight[None].double(), 3, importance)) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_rounding_with_inputs_that_say_nothing_of_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.randn(20, 12, dtype=torch.float64)
+    moment = torch.diag(torch.rand(12, dtype=torch.float64) + 0.1)
+    found = round_with_feedback(weight, [2, 4, 8], moment)
+    monkeypatch.setattr("autocompress.compression.quantize.is_diagonal", lambda moment: False)
+    for width, stored in round_with_feedback(weight, [2, 4, 8], moment).items():
+        assert torch.equal(found[width].codes, stored.codes)
+        assert torch.equal(found[width].scale, stored.scale)

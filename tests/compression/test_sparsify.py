@@ -155,3 +155,16 @@ def test_inputs_that_never_fire_are_no_obstacle() -> None:
     assert bool(torch.isfinite(pruned).all())
     assert int((pruned[:, :4] != 0).sum()) >= 21
     assert output_error(pruned - weight, moment) < 0.01 * output_error(weight, moment)
+
+
+def test_inputs_that_say_nothing_of_each_other_leave_survivors_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.randn(20, 12, dtype=torch.float64)
+    moment = torch.diag(torch.rand(12, dtype=torch.float64) + 0.1)
+    found = prune(weight, moment, [0.5, 0.75])
+    monkeypatch.setattr("autocompress.compression.sparsify.is_diagonal", lambda moment: False)
+    for sparsity, kept in prune(weight, moment, [0.5, 0.75]).items():
+        assert torch.equal(found[sparsity] != 0, kept != 0)
+        torch.testing.assert_close(found[sparsity], kept, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found[sparsity], weight * (kept != 0))
