@@ -47,13 +47,14 @@ def check(
     from rich.console import Console
 
     from autocompress.report.check_table import checks_table, verdict
+    from autocompress.report.progress import Display
     from autocompress.study.checkup import check_study
     from autocompress.study.config import load_study
 
     loaded = load_study(study, {"space": space, "device": device})
     console = Console()
-    with console.status("checking"):
-        checks = check_study(loaded)
+    with Display(console) as display:
+        checks = check_study(loaded, display)
     console.print(checks_table(checks))
     text, style = verdict(checks, study)
     say(text, style)

@@ -10,7 +10,7 @@ from autocompress.model.trace import run
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
 from autocompress.study.evaluate_checks import check_evaluate
-from autocompress.study.events import Silent
+from autocompress.study.events import Listener, Silent
 from autocompress.study.finding import Findings
 from autocompress.study.model_checks import check_calibration, check_example, check_model
 from autocompress.study.subject import Model, look
@@ -21,33 +21,38 @@ BATCH = 64
 REASONS_NAMED = 3
 
 
-def check_study(study: Study) -> Findings:
+def check_study(study: Study, listener: Listener | None = None) -> Findings:
     """Looks at all that a run takes from the user; writes nothing.
 
     What cannot be looked at because of an earlier error is left out.
 
     Args:
         study: Read and well-formed.
+        listener: Hears of what is looked at.
 
     Returns:
         What was found, in the order of a run.
     """
-    findings = Findings()
+    findings, listener = Findings(), listener or Silent()
+    listener.stage("model", "two of them, and their inputs")
     _check_device(study, findings)
     usable = check_model(study.task, findings)
     example = findings.attempt("example inputs", study.task.example_inputs)
     model = findings.attempt("model", study.task.model) if usable and example else None
     if model is None or example is None or not check_example(model, example, findings):
         return findings
+    listener.stage("data", "calibration inputs")
     calibration = check_calibration(study.task, model, example, findings)
+    listener.stage("evaluate", "twice on the selection split, once on the test split")
     evaluation = check_evaluate(study.task, model, calibration, findings)
     if calibration is None:
         return findings
-    looked = findings.attempt("layers", lambda: look(study, Silent()))
+    looked = findings.attempt("layers", lambda: look(study, listener))
     if looked is None:
         return findings
     traced, space = looked
     _check_layers(traced, space, findings)
+    listener.stage("export", "to ONNX")
     if findings.attempt("ONNX export", lambda: traced.graph) is not None:
         findings.ok("ONNX export", "the exported model gives the same outputs")
     if evaluation is not None:
@@ -108,8 +113,8 @@ def _estimate(
     findings.ok(
         "time",
         f"evaluate {evaluation:.2g} s, a pass over {len(model.search_inputs[0])} search inputs"
-        f" {one:.2g} s: {_about(total)} for prices, search and confirmation on one thread; the"
-        " bank and the device's profile, which are made once, come on top",
+        f" {one:.2g} s: at most {_about(total)} for prices, search and confirmation on one thread,"
+        " for candidates reuse what they share; bank and device profile, made once, come on top",
     )
 
 

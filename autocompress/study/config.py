@@ -73,6 +73,9 @@ class StudyFile(Schema):
         study_name: What Optuna calls the study there; empty makes a name of its own.
         storage_patience: How long a storage that is away is waited for, such as `5m`.
         trackers: What also hears of the run: `mlflow`, `tensorboard`.
+        dynamic: Dimensions of inputs that the ONNX file leaves free, as `NAME:DIMENSION`, such as
+            `input_ids:1`; the batch is free without being named.  Those that are equally long in
+            the example stay equally long.
     """
 
     space: str = "storage"
@@ -101,6 +104,7 @@ class StudyFile(Schema):
     study_name: str = ""
     storage_patience: str = "5m"
     trackers: list[str] = []
+    dynamic: list[str] = []
 
 
 @dataclass(frozen=True)

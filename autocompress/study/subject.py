@@ -17,7 +17,12 @@ from autocompress.compression.channels import Channels, usable
 from autocompress.compression.treated import Treated
 from autocompress.errors import ConfigError, DataError, TaskError
 from autocompress.hardware.device import Device, reject
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float, sketch
+from autocompress.hardware.runtimes.onnx_float import (
+    Dimension,
+    FloatGraph,
+    export_float,
+    sketch,
+)
 from autocompress.model.canonical import canonical
 from autocompress.model.channels import ChannelGroup
 from autocompress.model.grouping import find_groups
@@ -31,6 +36,7 @@ from autocompress.search_space.widths import SharedWidth, share_widths
 from autocompress.study.config import Study
 from autocompress.study.events import Listener
 from autocompress.study.knobs import Knobs, protected, sparing
+from autocompress.study.lengths import free_dimensions, shortened
 from autocompress.study.narrowing import held_by_graph, ordered_channels
 from autocompress.study.traced import NAME as TRACE
 from autocompress.study.traced import is_faithful, read_trace, trace_key
@@ -56,6 +62,7 @@ class Model:
         known_graph: The float ONNX graph, if an earlier command of the run has exported it.
         original: The original as the user gave it; None where that is `dense`.
         forms: How many modules of it were brought down to treatable layers.
+        dynamic: Dimensions of inputs, besides the batch, that are free in the exported graph.
         is_run_as_module: Whether neither the device nor the storage format needs an ONNX graph.
     """
 
@@ -71,6 +78,7 @@ class Model:
     known_graph: FloatGraph | None = None
     original: nn.Module | None = None
     forms: int = 0
+    dynamic: tuple[Dimension, ...] = ()
     is_run_as_module: bool = False
 
     @property
@@ -111,12 +119,18 @@ class Model:
         if self.known_graph:
             return self.known_graph
         try:
-            graph = export_float(self.dense, self.layers, self.example_inputs)
+            graph = export_float(self.dense, self.layers, self.example_inputs, self.dynamic)
         except TaskError as error:
             if self.is_run_as_module:
                 return sketch(self.dense, self.layers, self.example_inputs)
             raise TaskError(f"{error}; {UNEXPORTED}") from error
-        if not is_faithful(graph, self.dense, self.example_inputs):
+        shorter = shortened(self.example_inputs, self.dynamic)
+        faithful = is_faithful(graph, self.dense, self.example_inputs)
+        if faithful and self.dynamic and not is_faithful(graph, self.dense, shorter):
+            raise TaskError(
+                "the exported ONNX graph is wrong for other lengths than the example's"
+            )
+        if not faithful:
             raise TaskError(
                 "the exported ONNX graph does not give the model's outputs on the example inputs;"
                 " please report it with the model"
@@ -234,7 +248,8 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
             f" {FEWEST} are needed, 500 or more are better"
         )
     content = fingerprint(dense, calibration)
-    key = trace_key(dense, content, example_inputs)
+    dynamic = free_dimensions(study, example_inputs)
+    key = trace_key(dense, content, example_inputs, dynamic)
     known = read_trace(folder / TRACE, dense, key, example_inputs) if folder else None
     layers, graph = known or (trace(dense, example_inputs), None)
     try:
@@ -258,6 +273,7 @@ def trace_model(study: Study, folder: Path | None = None) -> Model:
         known_graph=graph,
         original=original,
         forms=forms,
+        dynamic=dynamic,
         is_run_as_module=study.settings.format == "archive" and not _reads_onnx(study.device),
     )
 

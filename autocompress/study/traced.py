@@ -24,7 +24,7 @@ from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Treated
 from autocompress.deploy.onnx_file import OnnxModule, write_onnx
 from autocompress.hardware.runtimes import onnx_float, onnx_reshape
-from autocompress.hardware.runtimes.onnx_float import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import Dimension, FloatGraph
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.model import dataflow, layer, lower, matrix, sums, trace
 from autocompress.model.layer import Layer
@@ -37,13 +37,16 @@ _FACTS = "autocompress.trace"
 CLOSE = 1e-3  # share of the largest output by which graph and model may differ
 
 
-def trace_key(model: nn.Module, content: str, example_inputs: Inputs) -> str:
+def trace_key(
+    model: nn.Module, content: str, example_inputs: Inputs, dynamic: Sequence[Dimension] = ()
+) -> str:
     """Hash of what a trace depends on; empty where the source of a class cannot be read.
 
     Args:
         model: The user's model.
         content: Hash of its weights.
         example_inputs: What it is traced with.
+        dynamic: Dimensions that are free in the exported graph.
     """
     digest = hashlib.sha256(content.encode())
     own = {type(module) for module in model.modules()}
@@ -59,7 +62,8 @@ def trace_key(model: nn.Module, content: str, example_inputs: Inputs) -> str:
         return ""
     shapes = [[list(tensor.shape), str(tensor.dtype)] for tensor in example_inputs]
     versions = [version(name) for name in ("torch", "onnx", "onnxscript")]
-    digest.update(json.dumps([repr(model), shapes, versions]).encode())
+    parts_of_text = [repr(model), shapes, versions, *([list(dynamic)] if dynamic else [])]
+    digest.update(json.dumps(parts_of_text).encode())
     return digest.hexdigest()
 
 
@@ -85,7 +89,15 @@ def read_trace(
         stored = tuple(item for item in treated if not item.is_operator)
         modules = {item.name: model.get_submodule(item.name) for item in treated}
         sums = sums_of(model)
-        graph = FloatGraph(proto, holes, modules, facts["static_batch"], sums, stored)
+        graph = FloatGraph(
+            proto,
+            holes,
+            modules,
+            facts["static_batch"],
+            sums,
+            stored,
+            is_dynamic=facts.get("is_dynamic", False),
+        )
         return (layers, graph) if is_faithful(graph, model, example_inputs) else None
     except Exception:  # a damaged file makes protobuf and the runtime raise what they like
         return None
@@ -125,6 +137,7 @@ def write_trace(path: Path, key: str, layers: Sequence[Layer], graph: FloatGraph
         "key": key,
         "layers": [asdict(item) for item in layers],
         "static_batch": graph.static_batch,
+        "is_dynamic": graph.is_dynamic,
     }
     proto.metadata_props.add(key=_FACTS, value=json.dumps(facts))
     write_onnx(path, proto)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import autocompress
 from autocompress.deploy.onnx_file import OnnxModule
-from autocompress.errors import TaskError
+from autocompress.errors import ConfigError, TaskError
 from autocompress.model.canonical import canonical
 from autocompress.model.trace import trace
 
@@ -159,3 +159,54 @@ def test_a_model_that_cannot_be_exported_ships_as_an_archive(
     with pytest.raises(TaskError, match="cannot be exported to ONNX"):
         result.best.export(tmp_path / "no.onnx")
     assert "aten" not in capfd.readouterr().err  # what torch says of it to its own authors
+
+
+class Reader(nn.Module):
+    """A text of any length, with a mask as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body = nn.Embedding(WORDS, 24), nn.Linear(24, 24)
+        self.mix = nn.MultiheadAttention(24, 2, batch_first=True)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        x = self.body(self.words(tokens))
+        x = x + self.mix(x, x, x, key_padding_mask=mask == 0, need_weights=False)[0]
+        return {"logits": self.head(x.relu())}
+
+
+def test_a_file_takes_other_lengths_where_it_is_told_to(tmp_path: Path) -> None:
+    def batch(count: int, steps: int) -> dict[str, Tensor]:
+        tokens = torch.randint(WORDS, (count, steps))
+        return {"tokens": tokens, "mask": torch.ones_like(tokens)}
+
+    torch.manual_seed(0)
+    model, unseen = Reader().eval(), batch(8, 12)
+    space = tmp_path / "space.toml"
+    space.write_text(SPACE)
+    settings: dict[str, object] = {
+        "calibration": batch(48, 12),
+        "example_inputs": batch(1, 12),
+        "evaluate": lambda net: float(net(**unseen)["logits"].square().mean()),
+        "budget": {"size": "50%"},
+        "space": str(space),
+        "device": "cortex_a76",
+        "evaluations": 4,
+    }
+    for wrong, words in (("text:1", "names no input"), ("tokens:2", "has dimensions 1 to 1")):
+        with pytest.raises(ConfigError, match=words):
+            autocompress.compress(model, dynamic=[wrong], **settings)  # type: ignore[arg-type]
+    result = autocompress.compress(
+        model,
+        dynamic=["tokens:1", "mask:1"],
+        out=tmp_path / "run",
+        **settings,  # type: ignore[arg-type]
+    )
+    session = autocompress.load_onnx(tmp_path / "run" / "model.onnx")
+    assert [value.shape for value in session.get_inputs()] == [["batch", "length_12"]] * 2
+    for steps in (12, 5, 31):
+        other = batch(3, steps)
+        found = session.run(None, {name: values.numpy() for name, values in other.items()})[0]
+        wanted = result.best.model(**other)["logits"].detach()
+        assert float((torch.from_numpy(found) - wanted).abs().max()) <= 0.05

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -26,6 +27,8 @@ OPSET = 21  # the first with int4 tensors
 HOLE = "autocompress.Layer"
 STORED_HOLE = "autocompress.Weight"  # in the place of a tensor of a layer that is only stored
 _DOMAIN = "autocompress"
+
+Dimension: TypeAlias = tuple[int, int]  # number of an input, and of one of its dimensions
 _OPERATORS = {"relu": "Relu", "relu6": "Clip"}
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -44,6 +47,7 @@ class FloatGraph:
         sums: Additions that may be rounded; each is an `Add` node that bears its name.
         stored: Treated layers that run on no other kernels than the dense ones.
         is_exported: Whether it computes the model; else it is a `sketch`.
+        is_dynamic: Whether other dimensions than the batch are free, such as the length of a text.
     """
 
     proto: onnx.ModelProto
@@ -53,6 +57,7 @@ class FloatGraph:
     sums: Mapping[str, Sum] = field(default_factory=dict)
     stored: tuple[Layer, ...] = ()
     is_exported: bool = True
+    is_dynamic: bool = False
 
     def layer(self, name: str) -> Layer:
         """A layer of either sort."""
@@ -69,7 +74,10 @@ class FloatGraph:
 
 
 def export_float(
-    model: nn.Module, layers: Sequence[Layer], example_inputs: tuple[Tensor, ...]
+    model: nn.Module,
+    layers: Sequence[Layer],
+    example_inputs: tuple[Tensor, ...],
+    dynamic: Sequence[Dimension] = (),
 ) -> FloatGraph:
     """Export a model once.
 
@@ -77,6 +85,8 @@ def export_float(
         model: Module in evaluation mode; it is not changed.
         layers: What the trace found; layers with a `reason` stay ordinary nodes.
         example_inputs: Positional inputs of one forward pass.
+        dynamic: Further dimensions that are to be free; those that are equally long in the example
+            stay equally long.
 
     Returns:
         The graph, with a free batch dimension where the model allows it.  Batch norms next to a
@@ -85,7 +95,7 @@ def export_float(
     Raises:
         TaskError: If the model cannot be exported, or a treated layer is not found in the graph.
     """
-    proto, static_batch = _export(model, example_inputs)
+    proto, static_batch = _export(model, example_inputs, dynamic)
     treated = tuple(layer for layer in layers if layer.is_treated and layer.is_operator)
     stored = tuple(layer for layer in layers if layer.is_treated and not layer.is_operator)
     modules = {layer.name: model.get_submodule(layer.name) for layer in (*treated, *stored)}
@@ -103,7 +113,9 @@ def export_float(
             )
     proto = _tidy(proto, sums)
     _absorb_pads(proto.graph, {layer.name for layer in treated if layer.kind == "Conv2d"})
-    return FloatGraph(proto, treated, modules, static_batch, sums, stored)
+    return FloatGraph(
+        proto, treated, modules, static_batch, sums, stored, is_dynamic=bool(dynamic)
+    )
 
 
 def sketch(
@@ -148,12 +160,20 @@ def sketch(
     )
 
 
-def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelProto, int]:
+def _export(
+    model: nn.Module, inputs: tuple[Tensor, ...], dynamic: Sequence[Dimension]
+) -> tuple[onnx.ModelProto, int]:
     """The unoptimised model, and the batch size it is bound to."""
     batch = torch.export.Dim("batch")
-    attempts: list[tuple[dict[int, torch.export.Dim], ...] | None] = [None]
+    free: list[dict[int, torch.export.Dim]] = [{} for _ in inputs]
+    for index, dimension in dynamic:
+        length = inputs[index].shape[dimension]
+        free[index][dimension] = torch.export.Dim(f"length_{length}")
+    attempts: list[tuple[dict[int, torch.export.Dim], ...] | None] = [
+        tuple(free) if dynamic else None
+    ]
     if all(value.dim() for value in inputs) and len({len(value) for value in inputs}) == 1:
-        attempts.insert(0, tuple({0: batch} for _ in inputs))
+        attempts.insert(0, tuple({0: batch, **dims} for dims in free))
     failure = ""
     for shapes in attempts:
         try:
@@ -175,7 +195,8 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelPro
         # A batch that the model binds comes back fixed, although it was asked for as free.
         dims = proto.graph.input[0].type.tensor_type.shape.dim
         return proto, int(dims[0].dim_value) if dims else 1
-    raise TaskError(f"the model cannot be exported to ONNX: {failure}")
+    lengths = " with free lengths" * bool(dynamic)
+    raise TaskError(f"the model cannot be exported to ONNX{lengths}: {failure}")
 
 
 @contextlib.contextmanager

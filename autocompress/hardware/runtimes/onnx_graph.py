@@ -128,6 +128,7 @@ def _fill(
         pads=tuple(attributes.get("pads", ())),
         call=call,
         on_grid=treated is not None and treated.is_int8 and treated.grids[0] == arriving,
+        dynamic=graph.is_dynamic,
     )
 
 

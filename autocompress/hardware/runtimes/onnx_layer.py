@@ -67,6 +67,7 @@ def layer_nodes(
     pads: Sequence[int] = (),
     call: int = 0,
     on_grid: bool = False,
+    dynamic: bool = False,
 ) -> LayerNodes:
     """Write one call of a treated layer.
 
@@ -85,6 +86,8 @@ def layer_nodes(
             padding: top, left, bottom, right.
         call: Number of this call; stored tensors belong to call 0 and are shared.
         on_grid: Whether `tensor_in` has been rounded to the layer's own input grid already.
+        dynamic: Whether the shape of the output is that of the input at each call, instead of that
+            of the example.
 
     Raises:
         DeviceError: If `format` is unknown or the layer has no int8 kernel as it is.
@@ -97,7 +100,7 @@ def layer_nodes(
             f"layer {layer.name!r}: an int8 convolution, and an int8 layer with an activation, "
             "need a grid for their output; onnxruntime has no such kernel with float output"
         )
-    writer.steps(treated, tensor_in, tensor_out, activation, on_grid)
+    writer.steps(treated, tensor_in, tensor_out, activation, on_grid, dynamic)
     return writer.result
 
 
@@ -148,7 +151,13 @@ class _Writer:
         self.result = LayerNodes()
 
     def steps(
-        self, treated: Treated, tensor_in: str, tensor_out: str, activation: str, on_grid: bool
+        self,
+        treated: Treated,
+        tensor_in: str,
+        tensor_out: str,
+        activation: str,
+        on_grid: bool,
+        dynamic: bool,
     ) -> None:
         flat = isinstance(self.module, nn.Linear) and len(self.layer.input_shape) != 2
         value = tensor_in
@@ -170,8 +179,11 @@ class _Writer:
                 value = self.round_trip(value, grid, f"out{index}", end)
         if flat:
             rows = treated.weights[-1].codes.shape[0]
-            shape = (-1, *self.layer.output_shape[1:-1], rows)
-            self.reshape(value, "shape_out", shape, tensor_out)
+            if dynamic:
+                self.reshape_like(value, tensor_in, rows, tensor_out)
+            else:
+                shape = (-1, *self.layer.output_shape[1:-1], rows)
+                self.reshape(value, "shape_out", shape, tensor_out)
 
     def product(self, index: int, treated: Treated, value: str, target: str) -> str:
         """The convolution or matrix product with the stored tensor of number `index`."""
@@ -290,6 +302,13 @@ class _Writer:
     def reshape(self, value: str, part: str, shape: tuple[int, ...], target: str) -> str:
         sizes = self.tensor(part, np.asarray(shape, np.int64))
         return self.node("Reshape", [value, sizes], target)
+
+    def reshape_like(self, value: str, like: str, rows: int, target: str) -> str:
+        """To the shape of another tensor with another last dimension."""
+        sizes = self.node("Shape", [like], self.name("sizes"), end=-1)
+        last = self.tensor("rows_out", np.asarray([rows], np.int64))
+        shape = self.node("Concat", [sizes, last], self.name("shape_out"), axis=0)
+        return self.node("Reshape", [value, shape], target)
 
     def shape(self, index: int, treated: Treated) -> tuple[int, ...]:
         rows, columns = treated.weights[index].codes.shape
