@@ -1,4 +1,6 @@
-"""A study that runs in seconds: a small network on synthetic images, and runs of it to copy."""
+"""A study that runs in seconds: a small network on synthetic images, and runs of it to copy; and
+what `pip install autocompress` gives.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +123,10 @@ schema = 1
 minimise = "quality"
 finalists = 3
 """
+
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 
 def toml(values: Mapping[str, Any], budget: Mapping[str, str]) -> str:
@@ -245,5 +252,74 @@ def cli(
         code = end.value.code or 0
         assert isinstance(code, int)
         return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that nothing is left in the checkout."""
+    pytest.importorskip("setuptools", minversion="77")
+    copy = tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, copy)
+    for name in ("autocompress", "search_spaces", "objectives"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", copy / "dist", copy)
+    (built,) = (copy / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a virtual environment with the wheel, and without this checkout."""
+    venv = tmp_path_factory.mktemp("installed") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    python = venv / "bin" / "python"
+    asked = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    site = subprocess.check_output([python, "-c", asked], text=True).strip()
+    # A path within a path file brings packages, but not the path files that lie beside them: the
+    # dependencies of this environment are there, its editable checkout is not.
+    paths = sysconfig.get_paths()
+    Path(site, "dependencies.pth").write_text(f"{paths['purelib']}\n{paths['platlib']}\n")
+    pip("--python", python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel)
+    where = "import autocompress; print(autocompress.__file__)"
+    options: dict[str, Any] = {"cwd": venv, "env": without_checkout(), "text": True}
+    assert subprocess.check_output([python, "-c", where], **options).startswith(site)
+    return python
+
+
+def without_checkout() -> dict[str, str]:
+    """The environment without what leads Python here."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+
+def pip(*arguments: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def installed_command(installed: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a line of the shell in a folder, where `autocompress` and `python` are those of the
+    wheel."""
+
+    def run(line: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        path = f"{installed.parent}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            line,
+            shell=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+            env=without_checkout() | {"PATH": path} | variables,
+            timeout=600,
+        )
 
     return run

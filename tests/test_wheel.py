@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,34 +13,8 @@ import pytest
 
 from autocompress.toml import presets
 
-pytest.importorskip("setuptools", minversion="77")
-
 ROOT = Path(__file__).parents[1]
 CATALOGUES = ("search_spaces", "objectives", "objectives/devices")
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy so that nothing is left in the checkout."""
-    copy = tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        shutil.copy(ROOT / name, copy)
-    for name in ("autocompress", "search_spaces", "objectives"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", copy / "dist", copy)
-    (built,) = (copy / "dist").glob("*.whl")
-    return built
-
-
-def pip(*arguments: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_wheel_holds_every_module_and_preset_and_nothing_else(wheel: Path) -> None:
@@ -75,40 +46,19 @@ def test_presets_of_a_wheel_lie_where_they_are_looked_for(
 
 @pytest.mark.slow
 def test_the_installed_wheel_runs_in_an_empty_folder(
-    wheel: Path, make_study: Callable[..., Path], tmp_path: Path
+    installed_command: Callable[..., subprocess.CompletedProcess[str]],
+    make_study: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     study = make_study(space="uniform_bits", objective="balanced", evaluations=4)
-    subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True
-    )
-    python = tmp_path / "venv" / "bin" / "python"
-    installed = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    site = subprocess.check_output([python, "-c", installed], text=True).strip()
-    # A path within a path file brings packages, but not the path files that lie beside them: the
-    # dependencies of this environment are there, its editable checkout is not.
-    paths = sysconfig.get_paths()
-    Path(site, "dependencies.pth").write_text(f"{paths['purelib']}\n{paths['platlib']}\n")
-    pip("--python", python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel)
     empty = tmp_path / "empty"
     empty.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-
-    def installed_command(*arguments: object) -> str:
-        done = subprocess.run(
-            [python.with_name("autocompress"), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=empty,
-            env=environment,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    where = "import autocompress; print(autocompress.__file__)"
-    found = subprocess.check_output([python, "-c", where], cwd=empty, text=True)
-    assert found.startswith(site)
-    assert "Usage" in installed_command("--help")
-    assert "cortex_m7" in installed_command("devices")
-    assert "budget met" in installed_command("run", study, "--out", "out")
+    for arguments, words in (
+        ("--help", "Usage"),
+        ("devices", "cortex_m7"),
+        (f"run {study} --out out", "budget met"),
+    ):
+        done = installed_command(f"autocompress {arguments}", empty)
+        assert done.returncode == 0, done.stdout
+        assert words in done.stdout
     assert (empty / "out" / "model.acz").is_file()
