@@ -191,9 +191,9 @@ def interface_of(
         with torch.no_grad():
             result = model(*arguments, **keywords)
     except Exception as error:  # the user's forward may raise anything
-        shapes = [tuple(tensor.shape) for _, tensor in _leaves((arguments, keywords))]
+        found = [str(tuple(tensor.shape)) for _, tensor in _leaves((arguments, keywords))]
         raise TaskError(
-            f"{origin}: the model fails on example_inputs() of shapes {shapes}:"
+            f"{origin}: the model fails on inputs of shape {', '.join(found)}:"
             f" {type(error).__name__}: {error}"
         ) from error
     output = _choose(result, choose, origin)

@@ -65,6 +65,8 @@ class Task:
 
     def _look(self, model: nn.Module) -> Interface:
         value = _call(self.origin, "example_inputs", self.make_example_inputs)
+        if not is_nested(value):
+            as_inputs(value, f"{self.origin}: example_inputs()")
         return interface_of(model, value, self.choose_output, self.origin)
 
     def model(self) -> nn.Module:
