@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow check bench bench-training clean
+.PHONY: install demo test test-slow check docs bench bench-training clean
 
 install: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[studies,openvino,ray,postgresql,dashboard,mlflow,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[studies,openvino,ray,postgresql,dashboard,mlflow,docs,dev]"
 	touch $@
 
 demo: install
@@ -25,6 +25,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in site/: pages that are read without a network.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: install
 	$(BIN)/python benchmarks/latency.py --study lenet5_mnist --family all --json runs/latency.json
@@ -44,4 +48,4 @@ bench-training: install
 	$(BIN)/python benchmarks/recovery.py --json runs/recovery.json
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache
