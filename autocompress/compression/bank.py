@@ -29,7 +29,7 @@ from autocompress.model.layer import Layer
 from autocompress.model.memory import give_back
 from autocompress.search_space.option import Option
 
-MAPPED = 2**26  # bytes of entries that stay mapped
+MAPPED = 2**25  # bytes of entries that stay mapped
 
 _RECIPE = (
     "channels",

@@ -25,7 +25,7 @@ from autocompress.model.memory import allowance, give_back
 from autocompress.model.task import Inputs
 
 SHARE = 0.25  # of the model's bytes, for one group
-LEAST = 2**27  # granted to small models
+LEAST = 2**26  # granted to small models
 
 
 class Calibration(Mapping[str, Statistics]):

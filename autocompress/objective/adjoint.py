@@ -22,7 +22,7 @@ from autocompress.model.trace import run
 from autocompress.objective.caught import Caught, affordable
 from autocompress.search_space.option import Option
 
-SHARE, LEAST = 0.5, 2**28  # of the model's bytes, and bytes: for what a pass with gradients holds
+SHARE, LEAST = 0.5, 2**27  # of the model's bytes, and bytes: for what a pass with gradients holds
 
 
 def adjoint_prices(

@@ -116,7 +116,8 @@ class Caught:
 
     def by_example(self, calls: list[Tensor]) -> Tensor:
         """`(examples, values)` of what belongs to the calls of a layer, side by side."""
-        return torch.cat([_by_example(values, self._count) for values in calls], 1)
+        parts = [_by_example(values, self._count) for values in calls]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _by_example(values: Tensor, count: int) -> Tensor:

@@ -7,9 +7,11 @@ place under the name that it had, so that it can be found and treated like any o
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from autocompress.model.trace import run
 
 CLOSE = 1e-4  # of the largest output, by which one example may differ alone and in a batch
 _SPATIAL = ("stride", "padding", "dilation")
+_LOADS = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
 _HOW_TO = (
     "torch.export.export(model.eval(), (example,),"
     ' dynamic_shapes=({0: torch.export.Dim("batch")},))'
@@ -96,7 +99,7 @@ def _read(path: Path) -> torch.export.ExportedProgram:
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _tensors_only():
             warnings.simplefilter("ignore")
             return torch.export.load(path)
     except Exception as error:  # a damaged file makes torch raise what it likes
@@ -105,6 +108,22 @@ def _read(path: Path) -> torch.export.ExportedProgram:
             f"{path}: cannot be read as an exported program (torch.export.save writes them):"
             f" {type(error).__name__}: {text}"
         ) from error
+
+
+@contextlib.contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Keeps `torch.load` from running code: a program holds pickles of tensors, and of whatever
+    else a stranger has put there."""
+    before = {key: os.environ.get(key) for key in _LOADS}
+    os.environ.update(_LOADS)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def _plain_graph(module: fx.GraphModule) -> fx.Graph:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,3 +161,37 @@ def test_what_is_no_program_is_named(tmp_path: Path, content: bytes | None) -> N
         path.write_bytes(content)
     with pytest.raises(TaskError, match=r"net\.pt2: (no such file|cannot be read as an exported)"):
         load_exported(path)
+
+
+class _Attack:
+    """What a pickle runs when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_program_runs_no_code_of_its_own(tmp_path: Path) -> None:
+    plain, wicked, mark = tmp_path / "plain.pt2", tmp_path / "wicked.pt2", tmp_path / "mark"
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, (torch.randn(2, 3),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, plain)
+    buffer = io.BytesIO()
+    torch.save(_Attack(mark), buffer)
+    replaced = 0
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(wicked, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            is_pickle = content[:2] == b"PK"  # what `torch.save` wrote
+            replaced += is_pickle
+            target.writestr(name, buffer.getvalue() if is_pickle else content)
+    assert replaced
+    before = dict(os.environ)
+    with pytest.raises(TaskError, match="cannot be read as an exported program"):
+        load_exported(wicked)
+    assert not mark.exists()
+    assert dict(os.environ) == before
+    load_exported(plain)
