@@ -1,5 +1,5 @@
 """What the site needs beside the pages of docs/: the READMEs of the catalogues, links that hold
-outside of the repository, the options of every command.
+outside of the repository, the options of every command and the keys of `study.toml`.
 
 Pages are written as GitHub shows them.  Python-Markdown wants an empty line before a table or a
 list, and links may only lead to pages of the site.
@@ -7,6 +7,8 @@ list, and links may only lead to pages of the site.
 
 from __future__ import annotations
 
+import importlib
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import Any
 
 import typer
 from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
 
 from autocompress.cli import app
 
@@ -31,6 +34,8 @@ OUTSIDE = {
     "benchmarks/README.md": "catalogue/benchmarks.md",
 }
 COMMANDS = "<!-- commands -->"
+_KEYS = re.compile(r"<!-- keys: (\S+)\.(\w+) -->")
+_ATTRIBUTE = re.compile(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", re.MULTILINE)
 _LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")
 _START = re.compile(r"\|.*\||[-*+] |\d+\. ")
 _FENCE = re.compile(r"\s*(```|~~~)")
@@ -48,6 +53,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     home = page.file.src_uri
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(command_pages()))
+    markdown = _KEYS.sub(lambda found: "\n".join(keys_of(*found.groups())), markdown)
     return "\n".join(spaced(linked(line, home) for line in unfenced(markdown)))
 
 
@@ -116,6 +122,20 @@ def command_pages() -> Iterator[str]:
         for parameter in [*arguments, *options]:
             yield f"| {_title(parameter)} | {_cell(parameter.help or '')}{_default(parameter)} |"
         yield f"\n{command.epilog or ''}\n"
+
+
+def keys_of(module: str, name: str) -> Iterator[str]:
+    """The keys of a table, with their defaults, from the class that reads it."""
+    schema = getattr(importlib.import_module(module), name)
+    said = dict(_ATTRIBUTE.findall(schema.__doc__))
+    yield "| key | default | meaning |"
+    yield "| --- | --- | --- |"
+    for key, field in schema.model_fields.items():
+        value = field.get_default(call_default_factory=True)
+        is_table = isinstance(value, dict | BaseModel)
+        if key in said:
+            default = "a table" if is_table else f"`{json.dumps(value)}`"
+            yield f"| `{key}` | {default} | {_cell(said[key])} |"
 
 
 def _placeholder(parameter: Any) -> str:
