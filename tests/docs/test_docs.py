@@ -15,6 +15,8 @@ import typer
 
 from autocompress.cli import app
 from autocompress.hardware.sheet import DataSheet
+from autocompress.objective.budget import Metric, budget_from, parse_budget
+from autocompress.objective.goal import parse_goal
 from autocompress.study.config import StudyFile
 from autocompress.toml import read
 
@@ -108,6 +110,16 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 
 
 @each_page
+def test_budgets_and_goals_are_understood(page: Path) -> None:
+    metrics = [Metric("accuracy"), Metric("perplexity", higher_is_better=False)]
+    for line in code(page):
+        for goal in re.findall(r'--goal "(.+?)"', line):
+            parse_goal(goal, metrics["perplexity" in goal])
+        for limit in re.findall(r"--budget ('.+?'|[\w~=%.<>-]*\d[\w%.]*)", line):
+            parse_budget([limit.strip("'")], metrics["perplexity" in limit])
+
+
+@each_page
 def test_options_of_benchmarks_exist(page: Path) -> None:
     known = "\n".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
     for line in code(page):
@@ -141,7 +153,11 @@ def test_toml_with_a_title_is_read(page: Path, tmp_path: Path) -> None:
         name = re.search(r'title="(.+?)"', title)
         if kind == "toml" and name:
             (tmp_path / name[1]).write_text(block)
-            read(tmp_path / name[1], SCHEMAS[name[1]])
+            found = read(tmp_path / name[1], SCHEMAS[name[1]])
+            if isinstance(found, StudyFile):
+                budget_from(
+                    found.budget, Metric(found.metric, found.metric_direction == "maximize")
+                )
 
 
 def test_the_site_lists_every_page_once() -> None:
