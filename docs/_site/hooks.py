@@ -93,15 +93,15 @@ def _link(found: re.Match[str], home: str) -> str:
 
 
 def spaced(lines: Any) -> Iterator[str]:
-    """Lines with an empty one before each table and each list that follows a paragraph."""
-    before, was_text = "", False
+    """Lines with an empty one before each table and each list that follows something else."""
+    before = ""
     for line, is_text in lines:
-        follows = was_text and before.strip() and not before.startswith((" ", "#"))
+        follows = before.strip() and not before.startswith((" ", "#"))
         if is_text and follows and _START.match(line) and not _START.match(before):
             yield ""
         # A second line of an item belongs to it.
         is_rest = is_text and line.startswith(" ") and _START.match(before)
-        before, was_text = (before if is_rest else line), is_text
+        before = before if is_rest else line
         yield line
 
 

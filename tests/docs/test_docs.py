@@ -194,11 +194,12 @@ def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > len(PAGES)
-    remote = re.compile(
-        r'<(?:script|img|iframe|source)\b[^>]*\bsrc="https?://|<link\b[^>]*https?://'
-    )
+    remote = re.compile(r'<(?:script|img|iframe)\b[^>]*\bsrc="https?:|<link\b[^>]*"https?:')
+    raw = re.compile(r"<p>(?:(?!</p>).)*^(?:\||- )", re.MULTILINE | re.DOTALL)
     for page in pages:
-        assert not remote.search(page.read_text()), page
+        text = page.read_text()
+        assert not remote.search(text), page
+        assert not raw.search(text), f"{page}: a table or list is shown as text"
     for sheet in tmp_path.rglob("*.css"):
         assert not re.search(r"url\(['\"]?https?://|@import", sheet.read_text()), sheet
     shown = (tmp_path / "reference" / "commands.html").read_text()
