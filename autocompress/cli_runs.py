@@ -121,13 +121,23 @@ def retarget(
     console.print(met_text(result), style="bold green")
 
 
-def report(run: RunFolder) -> None:
+def report(
+    run: RunFolder,
+    open: Annotated[
+        bool, typer.Option("--open", help="Show it in the browser, from disk: nothing is served.")
+    ] = False,
+) -> None:
     """Write the run's report.html again."""
+    import webbrowser
+
     from autocompress.report.html import write_report
     from autocompress.study.status import read_run
 
     read_run(run)
-    typer.echo(write_report(run))
+    written = write_report(run)
+    typer.echo(written)
+    if open and not webbrowser.open(written.resolve().as_uri()):
+        say("no browser was found; open the file yourself")
 
 
 def dashboard(

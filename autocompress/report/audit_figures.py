@@ -16,12 +16,11 @@ from autocompress.report.drawing import (
     WARM,
     blank,
     hover,
-    limit_line,
     log_axis,
-    original_line,
     safe,
     size_axis,
 )
+from autocompress.report.finalist_figures import quality_lines
 from autocompress.report.limits import mapping
 from autocompress.report.units import latency_text, number, plain_text, size_text
 
@@ -115,14 +114,9 @@ def proxy_figure(run: RunData) -> go.Figure | None:
         ],
         hoverinfo="text",
     )
-    log_axis("x", figure, "loss (KL)", [row["loss"] for row in rows])
-    figure.update_yaxes(title_text="measured quality")
-    if quality.is_share:
-        figure.update_yaxes(tickformat=".1~%")
-    if quality.limit is not None:
-        limit_line(figure, "y", quality.limit, f"limit {quality.show(quality.limit)}")
-    if quality.original is not None:
-        original_line(figure, quality.original, f"original {quality.show(quality.original)}")
+    log_axis("x", figure, "loss, lower is better", [row["loss"] for row in rows])
+    figure.update_yaxes(title_text="quality, selection split")
+    quality_lines(run, figure)
     return figure
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import StorageError
 from autocompress.report.limits import Limit, limits_of, mapping
+from autocompress.report.prices import Alone, read_prices
+from autocompress.report.units import number
 
 if TYPE_CHECKING:
     import pandas
@@ -43,6 +45,10 @@ class RunData:
         notes: Sentences for the user.
         provenance: Versions, machine, seed, times.
         files: Bytes of every artefact that is there, by name; directories count what they hold.
+        prices: Layer to what each of its options costs alone; empty when unknown.
+        selection_original: Quality of the original on the selection split, where candidates are
+            compared; None where unknown.
+        asked: `run.json`: how the run was called; empty when absent.
         missing: Names of the files that the report would use and that are not there.
     """
 
@@ -63,6 +69,9 @@ class RunData:
     notes: tuple[str, ...] = ()
     provenance: Row = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
+    prices: Mapping[str, tuple[Alone, ...]] = field(default_factory=dict)
+    selection_original: float | None = None
+    asked: Row = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
     @cached_property
@@ -73,6 +82,14 @@ class RunData:
     def limit(self, name: str) -> Limit:
         """The row of one cost; without a limit its `limit` is None."""
         return next((limit for limit in self.limits if limit.name == name), Limit(name))
+
+    @property
+    def selection_shift(self) -> float:
+        """What to add to a test quality to compare it with those of the selection split."""
+        original = self.limit("quality").original
+        if self.selection_original is None or original is None:
+            return 0.0
+        return self.selection_original - original
 
     @property
     def best(self) -> Row:
@@ -106,8 +123,9 @@ def load_run(run_dir: Path | str) -> RunData:
     if not path.is_dir():
         raise StorageError(f"{path}: no such run directory")
     details_path = path / "details.json"
-    result, plan, details = (
-        _read_json(path / name) for name in ("result.json", "plan.json", "details.json")
+    result, plan, details, asked = (
+        _read_json(path / name)
+        for name in ("result.json", "plan.json", "details.json", "run.json")
     )
     front = read_front(path / "front.csv")
     audit = _object(details, "audit", details_path)
@@ -130,6 +148,9 @@ def load_run(run_dir: Path | str) -> RunData:
         notes=_sentences(details, "notes", details_path),
         provenance=_object(details, "provenance", details_path),
         files=_files(path),
+        prices=read_prices(path / "prices.json"),
+        selection_original=number(mapping(details, "original").get("selection_quality")),
+        asked=asked,
         missing=tuple(name for name in used if not (path / name).exists()),
     )
 

@@ -39,6 +39,19 @@ SERIES = (
 )
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 _LABEL_WIDTH = 30
+_ROW_HEIGHT = 26
+_TALLEST = 4200
+# Tenths of a decade's first number that may have a tick, from dense to sparse.
+_STEPS: tuple[Sequence[int], ...] = (
+    range(10, 100),
+    range(10, 100, 2),
+    range(10, 100, 5),
+    range(10, 100, 10),
+    (10, 15, 20, 30, 50, 70),
+    (10, 20, 50),
+    (10, 30),
+    (10,),
+)
 
 
 def blank(height: int = 380, **layout: Any) -> go.Figure:
@@ -66,6 +79,25 @@ def blank(height: int = 380, **layout: Any) -> go.Figure:
     return figure
 
 
+def rows_figure(names: Sequence[str], foot: int = 40) -> go.Figure:
+    """One line per name, top down; numbers as positions keep equal short labels apart.
+
+    Args:
+        names: Of layers.
+        foot: Pixels below the rows.
+    """
+    figure = blank(height=min(_TALLEST, 56 + foot + _ROW_HEIGHT * len(names)))
+    figure.update_layout(margin={"t": 40, "b": foot})
+    figure.update_yaxes(
+        tickmode="array",
+        ticks="",
+        tickvals=list(range(len(names))),
+        ticktext=[label(name) for name in names],
+        range=[len(names) - 0.5, -0.5],
+    )
+    return figure
+
+
 def safe(text: Any) -> str:
     """`text` as plotly must get it: its labels and hovers read a subset of HTML."""
     return html.escape(printable(text), quote=False)
@@ -85,6 +117,20 @@ def size_axis(axis: str, figure: go.Figure, title: str) -> None:
     """Turns `x` or `y` into an axis of bytes with decimal prefixes."""
     update = figure.update_xaxes if axis == "x" else figure.update_yaxes
     update(title_text=title, tickformat="~s", ticksuffix="B")
+
+
+def latency_axis(axis: str, figure: go.Figure, title: str) -> None:
+    """Turns `x` or `y` into an axis of milliseconds."""
+    update = figure.update_xaxes if axis == "x" else figure.update_yaxes
+    update(title_text=f"{title}, ms")
+
+
+def latency_tick(value: float) -> str:
+    """Text of a tick at a round number of milliseconds, such as `50 µs`."""
+    for factor, unit in ((1e3, "s"), (1.0, "ms"), (1e-3, "µs")):
+        if value >= 0.999 * factor:
+            return f"{value / factor:.4g} {unit}"
+    return f"{value * 1e6:.4g} ns"
 
 
 def size_tick(value: float) -> str:
@@ -113,9 +159,8 @@ def log_axis(
     """
     low, high = math.log10(min(values)), math.log10(max(values))
     room = max(0.06 * (high - low), 0.05)
-    decades = range(math.floor(low - room), math.ceil(high + room) + 1)
-    steps = (1,) if high - low > 3 else (1, 2, 5) if high - low > 0.5 else range(1, 10)
-    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    # Labels stand beside each other on a phone too, where more of them would be turned.
+    ticks = _log_ticks(low - room, high + room, 4 if axis == "x" else 7)
     update = figure.update_xaxes if axis == "x" else figure.update_yaxes
     update(
         title_text=title,
@@ -124,7 +169,20 @@ def log_axis(
         tickmode="array",
         tickvals=ticks,
         ticktext=[show(tick) for tick in ticks],
+        tickangle=0,
     )
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between 10^low and 10^high: as many as fit."""
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    found: list[float] = []
+    for steps in _STEPS:
+        ticks = [step * 10.0 ** (decade - 1) for decade in decades for step in steps]
+        found = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(found) <= most:
+            return found
+    return found[:: math.ceil(len(found) / most)]
 
 
 def limit_line(figure: go.Figure, axis: str, value: float, text: str) -> None:
@@ -143,9 +201,9 @@ def _line(figure: go.Figure, axis: str, value: float, text: str, line: dict[str,
         # Shapes take the value, annotations its logarithm.
         is_log = figure.layout.xaxis.type == "log"
         figure.add_shape(type="line", x0=value, x1=value, y0=0, y1=1, yref="paper", line=line)
-        place = {"x": math.log10(value) if is_log else value, "y": 0, "yref": "paper"}
-        figure.add_annotation(**common, **place, textangle=-90, xanchor="right", yanchor="bottom")
+        place = {"x": math.log10(value) if is_log else value, "y": 1, "yref": "paper"}
+        figure.add_annotation(**common, **place, textangle=-90, xanchor="right", yanchor="top")
     else:
         figure.add_shape(type="line", y0=value, y1=value, x0=0, x1=1, xref="paper", line=line)
-        place = {"x": 1, "xref": "paper", "y": value}
-        figure.add_annotation(**common, **place, xanchor="right", yanchor="bottom")
+        place = {"x": 0, "xref": "paper", "y": value}
+        figure.add_annotation(**common, **place, xanchor="left", yanchor="bottom")

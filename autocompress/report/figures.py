@@ -13,9 +13,12 @@ from autocompress.report.audit_figures import (
     size_figure,
 )
 from autocompress.report.data import RunData
-from autocompress.report.front_figures import front_figure, measured_figure
-from autocompress.report.layer_figures import bytes_figure, choice_figure, shares_figure
+from autocompress.report.finalist_figures import measured_figure, measured_speed_figure
+from autocompress.report.front_figures import front_figure, speed_figure
+from autocompress.report.heat_figures import heat_figure
+from autocompress.report.layer_figures import bytes_figure, shares_figure, times_figure
 from autocompress.report.search_figures import hypervolume_figure, progress_figure
+from autocompress.report.sensitivity_figures import sensitivity_figure
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Figure:
         needs: What must be in the run directory for it.
         draw: Makes the plotly figure, or None where the run has no data for it.
         is_wide: Whether it takes the whole width of the page.
+        is_optional: Whether it is left out, rather than excused, without data.
+        least_width: Pixels below which it scrolls instead of shrinking.
     """
 
     key: str
@@ -37,6 +42,8 @@ class Figure:
     needs: str
     draw: Callable[[RunData], Any]
     is_wide: bool = False
+    is_optional: bool = False
+    least_width: int = 0
 
 
 FIGURES = {
@@ -44,47 +51,91 @@ FIGURES = {
     for figure in (
         Figure(
             "front",
-            "The front",
-            "Each point is a model that no other beats in loss, size and latency at once. "
-            "Hover for its id and options; down and left is better.",
+            "Loss against size",
+            "Each point is a candidate: a whole model. Left is smaller, down is closer to the "
+            "original, colour is its latency. Hover for its options, click for how to write it "
+            "as a file.",
             "front.csv",
             front_figure,
             is_wide=True,
         ),
         Figure(
-            "measured",
-            "Finalists as measured",
-            "Quality by the user's metric, size of the file. A cross breaks a limit.",
-            "finalists in details.json",
-            measured_figure,
+            "speed",
+            "Loss against latency",
+            "The same candidates: left is faster, colour is the size.",
+            "front.csv",
+            speed_figure,
             is_wide=True,
+            is_optional=True,
         ),
         Figure(
-            "choice",
-            "What was chosen",
-            "The stronger the colour, the more strongly compressed.",
+            "measured",
+            "Quality and size, measured",
+            "Up is better, left is smaller. A cross breaks a limit.",
+            "finalists in details.json",
+            measured_figure,
+        ),
+        Figure(
+            "measured-speed",
+            "Quality and latency, measured",
+            "Up is better, left is faster. A cross breaks a limit.",
+            "finalists in details.json",
+            measured_speed_figure,
+            is_optional=True,
+        ),
+        Figure(
+            "heat",
+            "What was done to each layer",
+            "The stronger the colour, the more was taken away. Bits of a weight, out of 32; share "
+            "of weights that are zero; rank, inputs and outputs that were kept; kernels that "
+            "compute in int8; bytes and predicted time that are left. A dot: nothing was done.",
             "layers in details.json",
-            choice_figure,
+            heat_figure,
+            is_wide=True,
+            least_width=640,
+        ),
+        Figure(
+            "sensitivity",
+            "How much each layer minds",
+            "Each point is one option for one layer, with all other layers as they were: the "
+            "further right, the more it hurts. Stars were chosen. Layers whose points lie far "
+            "right are the sensitive ones; what is blue leaves few bytes. The dashed line is "
+            "what all chosen options cost together.",
+            "prices.json",
+            sensitivity_figure,
+            is_wide=True,
         ),
         Figure(
             "bytes",
             "Bytes before and after",
-            "Logarithmic scale.",
+            "Logarithmic scale: the longer the line, the larger the saving.",
             "layers in details.json",
             bytes_figure,
         ),
         Figure(
+            "times",
+            "Time before and after",
+            "By the cost model; logarithmic scale. Layers that take no time of their own are "
+            "left out.",
+            "layers in details.json",
+            times_figure,
+            is_optional=True,
+        ),
+        Figure(
             "shares",
             "Where bytes and milliseconds go",
-            "Share of each layer; latencies are the cost model's.",
+            "Each bar is the whole model, each colour a layer. The original's layers are counted "
+            "as the packed format would hold them unchanged; milliseconds are the cost model's.",
             "layers in details.json",
             shares_figure,
             is_wide=True,
+            least_width=560,
         ),
         Figure(
             "latency",
             "Latency, predicted and measured",
-            "On the dotted line the prediction is exact.",
+            "On the dotted line the prediction is exact. Points held out were not used to fit "
+            "the cost model, so they judge it fairly.",
             "audit or finalists in details.json",
             latency_figure,
         ),
@@ -97,30 +148,33 @@ FIGURES = {
         ),
         Figure(
             "progress",
-            "Loss by evaluation",
-            "Colour tells where a candidate came from.",
+            "Every candidate that was tried",
+            "From left to right in time; down is better. Colour tells which move proposed it; "
+            "grey ones were dropped early or broke a limit.",
             "history in details.json",
             progress_figure,
         ),
         Figure(
             "hypervolume",
-            "Hypervolume",
-            "What the front dominates; a flat end means that more evaluations bring little. "
-            "The star is the knee of the front, where it was found.",
+            "How the front grew",
+            "The hypervolume, which is what the front has conquered: a flat end means that more "
+            "evaluations bring little. The star is the knee of the front, where it was found.",
             "history in details.json",
             hypervolume_figure,
         ),
         Figure(
             "proxy",
-            "Proxy loss against quality",
-            "The search minimises the loss; this shows how well it stands for the quality.",
+            "Does the loss stand for the quality?",
+            "The search minimises the loss and never asks for the quality: the more steadily the "
+            "points fall (or rise), the better it was guided.",
             "audit in details.json",
             proxy_figure,
         ),
         Figure(
             "model",
             "Does the cost model rank rightly?",
-            "1 is the same order as the clock.",
+            "1 is the same order as the clock's, 0 is chance; beside it what counting "
+            "multiply-adds would have said.",
             "audit in details.json",
             model_figure,
         ),

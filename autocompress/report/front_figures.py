@@ -1,12 +1,14 @@
-"""The front as the search predicted it, and the finalists as they were measured."""
+"""The front as the search predicted it, against size and against latency."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from autocompress.report.data import RunData
+from autocompress.report.choose_tables import commands_of
+from autocompress.report.data import Row, RunData
 from autocompress.report.drawing import (
     ACCENT,
     BEFORE,
@@ -15,11 +17,10 @@ from autocompress.report.drawing import (
     WARM,
     blank,
     hover,
+    latency_tick,
     limit_line,
     log_axis,
-    original_line,
     safe,
-    size_axis,
     size_tick,
 )
 from autocompress.report.limits import mapping
@@ -31,102 +32,123 @@ from autocompress.report.units import (
     shortened,
     size_text,
 )
+from autocompress.report.words import option_words
 
 _LAYERS_IN_HOVER = 12
 
 
 class FrontPoint(NamedTuple):
-    """A candidate of the front: proxy loss, bytes, ms, options; `is_slow` is beyond the limit."""
+    """A candidate as predicted: proxy loss, bytes, ms; `is_beyond` is over a limit on a cost."""
 
     candidate: str
     loss: float
     size_bytes: float
     latency_ms: float | None
-    is_slow: bool
+    is_beyond: bool
     text: str
 
 
 def front_points(run: RunData) -> list[FrontPoint]:
-    """Every candidate of `front.csv` that has a size and a loss."""
-    limit = run.limit("latency").limit
+    """Every candidate of `front.csv`, then the other finalists, that has a size and a loss."""
+    rows: list[Any] = run.front.to_dict("records")
     layers = run.layer_columns
-    points = []
-    for row in run.front.to_dict("records"):
-        loss, size = number(row["loss"]), number(row["size_bytes"])
-        if loss is None or size is None:
-            continue
-        latency = number(row["latency_ms"])
-        lines = [
-            f"<b>{safe(row['candidate'])}</b>",
-            f"loss {plain_text(loss, 3)}, {size_text(size)}, {latency_text(latency)}",
-        ]
-        if (quality := number(row["quality"])) is not None:
-            lines.append(f"quality {run.limit('quality').show(quality)}")
-        if len(layers) <= _LAYERS_IN_HOVER:
-            lines += [f"{safe(shortened(name, 40))}: {safe(row[name])}" for name in layers]
-        else:
-            lines.append(safe(options_text([str(row[name]) for name in layers], 8)))
-        is_slow = limit is not None and latency is not None and latency > limit
-        points.append(
-            FrontPoint(str(row["candidate"]), loss, size, latency, is_slow, hover(lines))
-        )
-    return points
+    found = [_point(run, row, [str(row[name]) for name in layers]) for row in rows]
+    known = {str(row["candidate"]) for row in rows}
+    for finalist in run.finalists:
+        if (candidate := str(finalist.get("candidate", ""))) not in known:
+            quality = mapping(finalist, "measured").get("quality")
+            row = {**mapping(finalist, "predicted"), "candidate": candidate, "quality": quality}
+            found.append(_point(run, row, []))
+    return [point for point in found if point is not None]
 
 
 def front_figure(run: RunData) -> go.Figure | None:
     """Predicted loss against predicted size; colour is latency; limits are drawn as lines."""
-    points = front_points(run)
+    return _front(run, front_points(run), _SIZE, _LATENCY)
+
+
+def speed_figure(run: RunData) -> go.Figure | None:
+    """The same against latency, coloured by size; None where all candidates take as long."""
+    points = [p for p in front_points(run) if (p.latency_ms or 0) > 0]
+    values = [p.latency_ms or 0.0 for p in points]
+    if not values or max(values) < 1.01 * min(values):
+        return None
+    return _front(run, points, _LATENCY, _SIZE)
+
+
+class _Axis(NamedTuple):
+    """One cost as an axis and as a colour."""
+
+    name: str
+    value: Callable[[FrontPoint], float | None]
+    show: Callable[[float], str]
+    key: str
+
+
+_SIZE = _Axis("size", lambda point: point.size_bytes, size_text, "size_bytes")
+_LATENCY = _Axis("latency", lambda point: point.latency_ms, latency_text, "latency_ms")
+
+
+def _point(run: RunData, row: Row, options: Sequence[str]) -> FrontPoint | None:
+    loss, size = number(row.get("loss")), number(row.get("size_bytes"))
+    if loss is None or size is None:
+        return None
+    latency = number(row.get("latency_ms"))
+    lines = [
+        f"<b>{safe(row['candidate'])}</b>",
+        f"loss {plain_text(loss, 3)}, {size_text(size)}, {latency_text(latency)}",
+    ]
+    if (quality := number(row.get("quality"))) is not None:
+        lines.append(f"quality {run.limit('quality').show(quality)}")
+    if 0 < len(options) <= _LAYERS_IN_HOVER:
+        named = zip(run.layer_columns, options, strict=True)
+        lines += [
+            f"{safe(shortened(name, 40))}: {safe(option_words(option))}" for name, option in named
+        ]
+    elif options:
+        lines.append(safe(options_text(list(options), 8)))
+    limits = ((latency, run.limit("latency").limit), (size, run.limit("size").limit))
+    is_beyond = any(value is not None and limit and value > limit for value, limit in limits)
+    return FrontPoint(str(row["candidate"]), loss, size, latency, is_beyond, hover(lines))
+
+
+def _front(
+    run: RunData, points: Sequence[FrontPoint], axis: _Axis, tint: _Axis
+) -> go.Figure | None:
     if not points:
         return None
     # A loss of zero (the original) has no place on a logarithmic axis: it is drawn at the foot.
     floor = min((p.loss for p in points if p.loss > 0), default=1e-6) / 2
     figure = blank(height=440)
-    latencies = [p.latency_ms for p in points if p.latency_ms is not None]
-    for is_slow, name in ((False, "candidate"), (True, "candidate beyond the latency limit")):
-        shown = [p for p in points if p.is_slow is is_slow]
+
+    def add(shown: Sequence[FrontPoint], name: str, marker: dict[str, Any]) -> None:
         if not shown:
-            continue
-        marker: dict[str, Any] = {"size": 9, "symbol": "circle-open" if is_slow else "circle"}
-        if latencies:
-            marker |= {
-                "color": [p.latency_ms for p in shown],
-                "colorscale": LATENCY_SCALE,
-                "cmin": min(latencies),
-                "cmax": max(latencies),
-                "colorbar": {"title": {"text": "latency, ms"}, "thickness": 12, "outlinewidth": 0},
-            }
+            return
         figure.add_scatter(
-            x=[p.size_bytes for p in shown],
+            x=[axis.value(p) for p in shown],
             y=[max(p.loss, floor) for p in shown],
             mode="markers",
             marker=marker,
             name=name,
             hovertext=[p.text for p in shown],
             hoverinfo="text",
+            # A click shows these beside the figure.
+            customdata=[[p.candidate, *commands_of(run, p.candidate)] for p in shown],
         )
-    best = next((p for p in points if p.candidate == run.best_id), None)
-    if best:
-        figure.add_scatter(
-            x=[best.size_bytes],
-            y=[max(best.loss, floor)],
-            mode="markers",
-            marker={"size": 19, "symbol": "circle-open", "color": GOOD, "line": {"width": 3}},
-            name="best",
-            hovertext=[best.text],
-            hoverinfo="text",
-        )
-    knee = next((p for p in points if run.knee and p.candidate == run.knee), None)
-    if knee:
-        figure.add_scatter(
-            x=[knee.size_bytes],
-            y=[max(knee.loss, floor)],
-            mode="markers",
-            marker={"size": 14, "symbol": "star", "color": WARM},
-            name=f"knee {safe(knee.candidate)}",
-            hovertext=[knee.text],
-            hoverinfo="text",
-        )
-    original = number(run.original.get("size_bytes"))
+
+    tints = [value for p in points if (value := tint.value(p)) is not None]
+    is_tinted = bool(tints) and max(tints) > 1.01 * min(tints)
+    for is_beyond, name in ((False, "candidate"), (True, "candidate beyond a limit")):
+        shown = [p for p in points if p.is_beyond is is_beyond]
+        marker: dict[str, Any] = {"size": 9, "symbol": "circle-open" if is_beyond else "circle"}
+        marker |= _tinted(shown, tint, tints) if is_tinted else {"color": ACCENT}
+        add(shown, name, marker)
+    best = [p for p in points if p.candidate == run.best_id]
+    ring = {"size": 19, "symbol": "circle-open", "color": GOOD, "line": {"width": 3}}
+    add(best, "chosen", ring)
+    knee = [p for p in points if run.knee and p.candidate == run.knee]
+    add(knee, f"knee {safe(run.knee)}", {"size": 14, "symbol": "star", "color": WARM})
+    original = number(run.original.get(axis.key))
     if original:
         figure.add_scatter(
             x=[original],
@@ -134,69 +156,33 @@ def front_figure(run: RunData) -> go.Figure | None:
             mode="markers",
             marker={"size": 13, "symbol": "diamond", "color": BEFORE},
             name="original (loss 0)",
-            hovertext=[f"original: {size_text(original)}"],
+            hovertext=[f"original: {axis.show(original)}"],
             hoverinfo="text",
         )
-    limit = run.limit("size")
-    sizes = [p.size_bytes for p in points] + [value for value in (original, limit.limit) if value]
+    limit = run.limit(axis.name).limit
+    values = [value for p in points if (value := axis.value(p))]
+    values += [value for value in (original, limit) if value]
+    show = size_tick if axis is _SIZE else latency_tick
+    log_axis("x", figure, f"predicted {axis.name}", values, show)
     losses = [floor, *(max(p.loss, floor) for p in points)]
-    log_axis("x", figure, "predicted size", sizes, size_tick)
-    log_axis("y", figure, "predicted loss (KL), lower is better", losses)
-    if limit.limit:
-        limit_line(figure, "x", limit.limit, f"size limit {size_text(limit.limit)}")
+    log_axis("y", figure, "predicted loss, lower is better", losses)
+    if limit:
+        limit_line(figure, "x", limit, f"limit {axis.show(limit)}")
     return figure
 
 
-def measured_figure(run: RunData) -> go.Figure | None:
-    """Finalists, original and limits, all measured: quality against size."""
-    quality, size = run.limit("quality"), run.limit("size")
-    rows = [(row, mapping(row, "measured")) for row in run.finalists]
-    rows = [
-        (row, found)
-        for row, found in rows
-        if number(found.get("quality")) is not None and number(found.get("size_bytes")) is not None
-    ]
-    if not rows:
-        return None
-    figure = blank(height=360)
-    for is_chosen, name, colour, symbol in (
-        (False, "finalist", ACCENT, "circle"),
-        (True, "chosen", GOOD, "star"),
-    ):
-        shown = [(r, f) for r, f in rows if bool(r.get("chosen")) is is_chosen]
-        if not shown:
-            continue
-        figure.add_scatter(
-            x=[f["size_bytes"] for _, f in shown],
-            y=[f["quality"] for _, f in shown],
-            mode="markers",
-            name=name,
-            marker={
-                "size": 15 if is_chosen else 10,
-                "color": colour,
-                "symbol": [symbol if r.get("met") is not False else "x" for r, _ in shown],
-            },
-            hovertext=[
-                hover(
-                    [
-                        f"<b>{safe(r.get('candidate', ''))}</b>",
-                        f"quality {quality.show(number(f['quality']))}",
-                        f"{size_text(f['size_bytes'])}, {latency_text(f.get('latency_ms'))}",
-                        safe(r.get("reason") or ""),
-                    ]
-                )
-                for r, f in shown
-            ],
-            hoverinfo="text",
-        )
-    size_axis("x", figure, "measured size")
-    figure.update_yaxes(title_text="measured quality")
-    if quality.is_share:
-        figure.update_yaxes(tickformat=".1~%")
-    if size.limit:
-        limit_line(figure, "x", size.limit, f"size limit {size_text(size.limit)}")
-    if quality.limit is not None:
-        limit_line(figure, "y", quality.limit, f"quality limit {quality.show(quality.limit)}")
-    if quality.original is not None:
-        original_line(figure, quality.original, f"original {quality.show(quality.original)}")
-    return figure
+def _tinted(points: Sequence[FrontPoint], tint: _Axis, tints: Sequence[float]) -> dict[str, Any]:
+    ends = [min(tints), max(tints)]
+    return {
+        "color": [tint.value(p) for p in points],
+        "colorscale": LATENCY_SCALE,
+        "cmin": ends[0],
+        "cmax": ends[1],
+        "colorbar": {
+            "title": {"text": tint.name},
+            "thickness": 12,
+            "outlinewidth": 0,
+            "tickvals": ends,
+            "ticktext": [tint.show(value) for value in ends],
+        },
+    }

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-
 from autocompress.report.data import Row, RunData
 from autocompress.report.limits import mapping
-from autocompress.report.markup import Column, Raw, TableRow, copy_button, table, yes_no
-from autocompress.report.thin import thinned
+from autocompress.report.markup import Column, Raw, TableRow, table, yes_no
 from autocompress.report.units import (
     NOTHING,
     compact_text,
     latency_text,
     number,
-    options_text,
     plain_text,
     shape_text,
     short_share_text,
     signed_percent_text,
     size_text,
 )
-
-ROWS_SHOWN = 200
-_LAYER_COLUMNS_SHOWN = 8
-
-
-def export_command(run: RunData, candidate: str, output: str = "model.onnx") -> str:
-    """The command that writes one candidate of the front as a file."""
-    folder, wanted = shlex.quote(str(run.path)), shlex.quote(candidate)
-    return f"autocompress export {folder} --candidate {wanted} -o {output}"
 
 
 def budget_table(run: RunData) -> str:
@@ -64,52 +51,18 @@ def budget_table(run: RunData) -> str:
     return table(columns, rows)
 
 
-def candidates_table(run: RunData) -> str:
-    """The front, smallest first, with a button per row that copies its export command."""
-    layers = run.layer_columns
-    is_split = len(layers) <= _LAYER_COLUMNS_SHOWN
-    columns = [
-        Column("candidate", "id"),
-        Column("size", "n", "predicted"),
-        Column("latency", "n", "predicted"),
-        Column("loss", "n", "KL to the original's outputs, lower is better"),
-        Column("quality", "n", "measured, where it was"),
-        *([Column(name, "id") for name in layers] if is_split else [Column("options")]),
-        Column("export", "screen"),
-    ]
-    records = run.front.to_dict("records")
-    shown = thinned(records, ROWS_SHOWN, lambda row: row["candidate"] == run.best_id)
-    rows = []
-    for record in shown:
-        candidate = str(record["candidate"])
-        options = [str(record[name]) for name in layers]
-        cells: list[str | Raw] = [
-            candidate,
-            size_text(record["size_bytes"]),
-            latency_text(record["latency_ms"]),
-            plain_text(record["loss"], 3),
-            run.limit("quality").show(number(record["quality"])),
-            *(options if is_split else [options_text(options, 6)]),
-            Raw(copy_button(export_command(run, candidate), "copy")),
-        ]
-        rows.append(TableRow(cells, is_best=candidate == run.best_id))
-    note = f"<p class='soft'>{len(shown)} of {len(records)} candidates; front.csv holds all.</p>"
-    return table(columns, rows) + (note if len(shown) < len(records) else "")
-
-
 def layers_table(run: RunData) -> str:
     """Every layer with its option, bytes, predicted latency and the loss it costs alone."""
     columns = [
         Column("layer", "name"),
         Column("kind and shape", "id"),
-        Column("MACs", "n", "multiply-adds"),
+        Column("work", "n", "multiply-adds of one pass"),
         Column("option", "id"),
         Column("stored as", "name"),
-        Column("runs as", "id", "operators on the runtime's own optimised graph"),
-        Column("bytes", "n"),
-        Column("latency", "n", "predicted"),
-        Column("local error", "n"),
-        Column("KL alone", "n", "loss when only this layer is treated"),
+        Column("runs as", "name", "operators on the runtime's own optimised graph"),
+        Column("bytes", "n", "before → after"),
+        Column("latency", "n", "predicted, before → after"),
+        Column("loss alone", "n", "of the model when only this layer is treated"),
     ]
     rows = []
     for row in run.layers:
@@ -125,7 +78,6 @@ def layers_table(run: RunData) -> str:
                 latency_text(row.get("latency_before_ms")),
                 latency_text(row.get("latency_after_ms")),
             ),
-            plain_text(row.get("local_error"), 2),
             plain_text(row.get("loss_alone"), 2),
         ]
         rows.append(TableRow(cells))
@@ -136,13 +88,13 @@ def finalists_table(run: RunData) -> str:
     """Candidates that were measured, and why one was chosen."""
     columns = [
         Column("candidate", "id"),
-        Column("loss", "n", "predicted: KL to the original's outputs"),
-        Column("quality", "n", "measured"),
+        Column("loss", "n", "predicted: distance from the original's outputs"),
+        Column("quality", "n", "measured on the selection split"),
         Column("size", "n", "predicted → measured"),
         Column("latency", "n", "predicted → measured"),
         Column("range", "n", "measured latency, low to high"),
         Column("met", "n"),
-        Column("remark"),
+        Column("remark", "text"),
     ]
     rows = []
     for row in run.finalists:

@@ -1,9 +1,9 @@
-"""What was chosen for each layer, and where bytes and milliseconds went before and after."""
+"""Where bytes and milliseconds went, layer by layer, before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -12,105 +12,50 @@ from autocompress.report.drawing import (
     ACCENT,
     BEFORE,
     SERIES,
-    STRENGTH_SCALE,
     blank,
     hover,
     label,
+    latency_tick,
     log_axis,
+    rows_figure,
     safe,
     size_tick,
 )
+from autocompress.report.heat_figures import layer_hover
 from autocompress.report.units import (
+    LEAST_MS,
     NOTHING,
     latency_text,
     number,
-    plain_text,
     share_text,
-    short_share_text,
     size_text,
 )
-
-_ROW_HEIGHT = 26
-_TALLEST = 2600
-
-
-class Choice(NamedTuple):
-    """How strongly a layer was treated: three strengths in [0, 1] with their texts."""
-
-    name: str
-    strengths: tuple[float, float, float]
-    texts: tuple[str, str, str]
-    hover: str
-    before: float | None
-    after: float | None
-
-
-def choices(layers: Sequence[Row]) -> list[Choice]:
-    """One entry per layer, in the model's order."""
-    found = []
-    for row in layers:
-        bits = number(row.get("bits")) or 32.0
-        sparsity = number(row.get("sparsity")) or 0.0
-        rank, core = number(row.get("rank")) or 1.0, number(row.get("tucker")) or 1.0
-        is_int8 = row.get("activations") == "int8"
-        before, after = number(row.get("bytes_before")), number(row.get("bytes_after"))
-        lines = [
-            f"<b>{safe(row.get('name', ''))}</b>",
-            safe(f"{row.get('kind', '')} {row.get('option') or ''}"),
-            f"{size_text(before)} → {size_text(after)}",
-            f"KL alone {plain_text(row.get('loss_alone'), 3)}",
-            safe(row.get("reason") or ""),
-        ]
-        texts = (
-            f"{bits:g} bit{', int8' if is_int8 else ''}",
-            f"{short_share_text(sparsity)} zero" if sparsity else "full",
-            f"{short_share_text(min(rank, core))} {'core' if core < 1 else 'rank'}"
-            if min(rank, core) < 1
-            else "full",
-        )
-        strengths = (1 - bits / 32, sparsity, 1 - min(rank, core))
-        found.append(
-            Choice(str(row.get("name", "")), strengths, texts, hover(lines), before, after)
-        )
-    return found
-
-
-def choice_figure(run: RunData) -> go.Figure | None:
-    """Bits, sparsity and rank of every layer; strong colour is strong compression."""
-    rows = choices(run.layers)
-    if not rows:
-        return None
-    figure = _rows_figure([row.name for row in rows])
-    figure.add_heatmap(
-        z=[row.strengths for row in rows],
-        x=["weights", "sparsity", "rank"],
-        y=list(range(len(rows))),
-        text=[row.texts for row in rows],
-        texttemplate="%{text}",
-        textfont={"size": 11},
-        customdata=[[row.hover] * 3 for row in rows],
-        hovertemplate="%{customdata}<extra></extra>",
-        colorscale=STRENGTH_SCALE,
-        zmin=0,
-        zmax=1,
-        showscale=False,
-        xgap=3,
-        ygap=2,
-    )
-    figure.update_xaxes(side="top", showline=False, ticks="", showgrid=False)
-    figure.update_yaxes(showgrid=False)
-    return figure
 
 
 def bytes_figure(run: RunData) -> go.Figure | None:
     """Bytes of every layer before and after, on a logarithmic scale."""
-    rows = [row for row in choices(run.layers) if row.before or row.after]
-    if not rows:
+    return _before_after(run, "bytes_before", "bytes_after", size_tick)
+
+
+def times_figure(run: RunData) -> go.Figure | None:
+    """Predicted milliseconds of every layer before and after, on a logarithmic scale."""
+    return _before_after(run, "latency_before_ms", "latency_after_ms", latency_tick)
+
+
+def _before_after(
+    run: RunData, first: str, last: str, show: Callable[[float], str]
+) -> go.Figure | None:
+    found = [
+        (str(row.get("name", "")), _positive(row.get(first)), _positive(row.get(last)), row)
+        for row in run.layers
+    ]
+    found = [line for line in found if line[1] or line[2]]
+    if not found:
         return None
-    figure = _rows_figure([row.name for row in rows])
-    index = list(range(len(rows)))
+    figure = rows_figure([name for name, _, _, _ in found])
+    index = list(range(len(found)))
     figure.add_scatter(
-        x=[value for row in rows for value in (row.before, row.after, None)],
+        x=[value for _, before, after, _ in found for value in (before, after, None)],
         y=[value for i in index for value in (i, i, None)],
         mode="lines",
         line={"color": BEFORE, "width": 2},
@@ -118,8 +63,8 @@ def bytes_figure(run: RunData) -> go.Figure | None:
         hoverinfo="skip",
     )
     for name, colour, values in (
-        ("original", BEFORE, [row.before for row in rows]),
-        ("compressed", ACCENT, [row.after for row in rows]),
+        ("original", BEFORE, [before for _, before, _, _ in found]),
+        ("compressed", ACCENT, [after for _, _, after, _ in found]),
     ):
         figure.add_scatter(
             x=values,
@@ -127,12 +72,18 @@ def bytes_figure(run: RunData) -> go.Figure | None:
             mode="markers",
             marker={"color": colour, "size": 11},
             name=name,
-            hovertext=[row.hover for row in rows],
+            hovertext=[layer_hover(row) for _, _, _, row in found],
             hoverinfo="text",
         )
-    known = [value for row in rows for value in (row.before, row.after) if value]
-    log_axis("x", figure, "", known, size_tick)
+    known = [value for _, before, after, _ in found for value in (before, after) if value]
+    log_axis("x", figure, "", known, show)
     return figure
+
+
+def _positive(value: Any) -> float | None:
+    """A figure that has a place on a logarithmic axis."""
+    found = number(value)
+    return found if found and found > LEAST_MS else None
 
 
 def shares_figure(run: RunData) -> go.Figure | None:
@@ -188,17 +139,3 @@ def _grouped(
     groups = [(str(layers[index].get("name", NOTHING)), [layers[index]]) for index in kept]
     others = [layers[index] for index in sorted(order[own:])]
     return [*groups, (f"{len(others)} others", others)] if others else groups
-
-
-def _rows_figure(names: Sequence[str]) -> go.Figure:
-    """One line per layer, top down; numbers as positions keep equal short labels apart."""
-    figure = blank(height=min(_TALLEST, 96 + _ROW_HEIGHT * len(names)))
-    figure.update_layout(margin={"t": 40, "b": 40})
-    figure.update_yaxes(
-        tickmode="array",
-        ticks="",
-        tickvals=list(range(len(names))),
-        ticktext=[label(name) for name in names],
-        range=[len(names) - 0.5, -0.5],
-    )
-    return figure

@@ -41,7 +41,8 @@ class Column:
     Args:
         title: Heading.
         kind: `n` for numbers (to the right), `id` for ids (not broken), `name` for names that may
-            break when long, `screen` for what is not printed, empty for text.
+            break when long, `text` for sentences, `screen` for what is not printed, empty for
+            anything else.
         hint: Shown when the pointer rests on the heading.
     """
 
@@ -89,9 +90,37 @@ def command(text: str) -> str:
     return f'<div class="command"><code>{escaped(text)}</code>{copy_button(text, "copy")}</div>'
 
 
-def copy_button(text: str, label: str) -> str:
-    """A button that copies `text`."""
-    return f'<button type="button" data-copy="{escaped(text)}">{escaped(label)}</button>'
+def copy_button(text: str, label: str, what: str = "") -> str:
+    """A button that copies `text`.
+
+    Args:
+        text: What is copied.
+        label: What stands on it.
+        what: What the text is about, where many buttons have the same label.
+    """
+    told = f' title="{escaped(f"copy how to write {what}")}"' if what else ""
+    return f'<button type="button" data-copy="{escaped(text)}"{told}>{escaped(label)}</button>'
+
+
+def folded(title: str, body: str) -> str:
+    """A part that opens on a click, and is open on paper."""
+    return f"<details><summary>{escaped(title)}</summary>{body}</details>"
+
+
+def tile(title: str, value: str, below: str, kind: str = "") -> str:
+    """A figure to be seen at once.
+
+    Args:
+        title: What it is.
+        value: The figure.
+        below: A few words on it.
+        kind: `yes` or `no` for what is met and what is not.
+    """
+    return (
+        f'<div class="tile"><div class="soft">{escaped(title)}</div>'
+        f'<div class="figure {kind}">{escaped(value)}</div>'
+        f'<div class="soft">{escaped(below)}</div></div>'
+    )
 
 
 def bullets(items: Sequence[str], kind: str = "plain") -> str:

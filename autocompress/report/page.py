@@ -1,4 +1,4 @@
-"""Style and script of the report page: light, dark and print in one sheet, no outside request."""
+"""Style of the report pages: light, dark and print in one sheet, no outside request."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 64px; }
+main { max-width: 1180px; margin: 0 auto; padding: 28px 24px 64px; }
 h1 { font-size: 26px; margin: 0 0 2px; overflow-wrap: anywhere; }
 h2 { font-size: 19px; margin: 44px 0 10px; padding-bottom: 6px; border-bottom:
   1px solid var(--line); }
-h3 { font-size: 15px; margin: 0 0 2px; }
+h3 { font-size: 15px; margin: 22px 0 2px; } figure h3 { margin-top: 0; }
 p { margin: 6px 0; } .soft, figcaption { color: var(--soft); font-size: 13.5px; }
 nav { margin: 12px 0 0; font-size: 13.5px; } nav a { color: var(--accent); margin-right: 14px; }
 .verdict { margin: 18px 0 14px; padding: 12px 16px; border-radius: 8px; border-left: 5px solid;
@@ -40,6 +40,19 @@ nav { margin: 12px 0 0; font-size: 13.5px; } nav a { color: var(--accent); margi
 ul.plain { margin: 10px 0; padding-left: 20px; } ul.plain li { margin: 4px 0; }
 .note { background: var(--warn-ground); border-left: 4px solid var(--warn); border-radius: 6px;
   padding: 8px 14px; margin: 12px 0; } .note ul { margin: 4px 0; padding-left: 18px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px;
+  margin: 14px 0; }
+.tile { border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }
+.tile .figure { font-size: 24px; font-weight: 650; line-height: 1.3; }
+.story { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 4px 32px; }
+.story h3 { margin: 16px 0 4px; } .steps p { margin: 8px 0 0; }
+ul.bare { list-style: none; margin: 0; padding: 0; }
+dl.words { columns: 2; column-gap: 32px; } dl.words div { break-inside: avoid; margin: 0 0 8px; }
+dl.words dt { font-weight: 600; } dl.words dd { margin: 0; color: var(--soft); }
+details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
+.plot { overflow-x: auto; overflow-y: hidden; }
+.picked { border: 1px solid var(--line); border-radius: 8px; padding: 4px 14px; margin: 8px 0; }
+.picked p { margin: 6px 0; }
 .grid { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 24px; }
 figure { margin: 14px 0 0; min-width: 0; break-inside: avoid; }
 figure.wide { grid-column: 1 / -1; }
@@ -53,8 +66,10 @@ th, td { padding: 6px 10px; text-align: left; border-bottom: 1px solid var(--lin
 thead th { position: sticky; top: 0; background: var(--panel); color: var(--soft);
   font-weight: 600; white-space: nowrap; z-index: 1; }
 td.n, th.n { text-align: right; white-space: nowrap; } td.id { white-space: nowrap; }
-td.name { min-width: 9em; }
-tbody tr:last-child td { border-bottom: 0; }
+td.name { min-width: 10em; } td.text { min-width: 12em; overflow-wrap: break-word; }
+td.screen { white-space: nowrap; } td .soft { font-size: inherit; }
+tbody th { min-width: 9em; }
+tbody tr:last-child :is(th, td) { border-bottom: 0; }
 tr.best td { background: var(--good-ground); } .yes { color: var(--good); font-weight: 600; }
 .no { color: var(--bad); font-weight: 600; }
 code { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
@@ -71,64 +86,16 @@ button:focus-visible, a:focus-visible { outline: 2px solid var(--accent); }
 .js-plotly-plot .gridlayer path { stroke: var(--grid) !important; }
 .js-plotly-plot :is(.xlines-above, .ylines-above, path.xtick, path.ytick) {
   stroke: var(--soft) !important; }
+.plot .modebar { opacity: 0; } .plot:is(:hover, :focus-within) .modebar { opacity: 1; }
 .js-plotly-plot .legend .bg, .js-plotly-plot .annotation .bg { fill: transparent !important; }
-@media (max-width: 760px) { .grid { grid-template-columns: minmax(0, 1fr); }
-  main { padding: 18px 14px 48px; } }
-@media print { main { max-width: none; padding: 0; } nav, button, .screen, .modebar-container
-  { display: none !important; } .scroll { max-height: none; overflow: visible; border: 0; }
-  thead th { position: static; } tr, .verdict { break-inside: avoid; }
-  h2, h3 { break-after: avoid; } .grid { grid-template-columns: minmax(0, 1fr); } }
-"""
-
-SCRIPT = """
-(function () {
-  "use strict";
-  // Named one by one: the default bar of plotly.js offers to send the data away.
-  var config = { displaylogo: false, responsive: true, displayModeBar: "hover",
-    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
-  var drawn = [];
-  document.querySelectorAll("[data-figure]").forEach(function (place) {
-    var source = document.getElementById(place.id + "-data");
-    var figure = JSON.parse(source.textContent);
-    Plotly.newPlot(place, figure.data, figure.layout, config);
-    drawn.push(place);
-  });
-  // Paper is narrower than most windows: redraw at a page's width, then at the window's again.
-  window.addEventListener("beforeprint", function () {
-    drawn.forEach(function (place) {
-      var layout = Object.assign({}, place.layout, { width: 680, autosize: false });
-      Plotly.newPlot(place, place.data, layout, { staticPlot: true });
-    });
-  });
-  window.addEventListener("afterprint", function () {
-    drawn.forEach(function (place) {
-      var layout = Object.assign({}, place.layout, { width: undefined, autosize: true });
-      Plotly.newPlot(place, place.data, layout, config);
-    });
-  });
-  function say(button, text) {
-    var before = button.dataset.label || button.textContent;
-    button.dataset.label = before;
-    button.textContent = text;
-    setTimeout(function () { button.textContent = before; }, 1400);
-  }
-  function copyOld(text) {
-    var area = document.createElement("textarea");
-    area.value = text;
-    document.body.appendChild(area);
-    area.select();
-    var done = document.execCommand("copy");
-    area.remove();
-    return done;
-  }
-  document.addEventListener("click", function (event) {
-    var button = event.target.closest("button[data-copy]");
-    if (!button) { return; }
-    var text = button.dataset.copy;
-    var old = function () { say(button, copyOld(text) ? "copied" : "select and copy"); };
-    if (navigator.clipboard && window.isSecureContext) {
-      navigator.clipboard.writeText(text).then(function () { say(button, "copied"); }, old);
-    } else { old(); }
-  });
-})();
+@media (max-width: 760px) { .grid, .story { grid-template-columns: minmax(0, 1fr); }
+  dl.words { columns: 1; } main { padding: 18px 14px 48px; } nav a { display: inline-block; } }
+@media print { body { font-size: 11px; } main { max-width: none; padding: 0; }
+  nav, button, .screen, .modebar-container { display: none !important; }
+  .scroll { max-height: none; overflow: visible; border: 0; } .plot { overflow: visible; }
+  table { font-size: 9px; } th, td { padding: 3px 5px; white-space: normal !important;
+    min-width: 0 !important; }
+  td.id:first-child { white-space: nowrap !important; } thead th { position: static; } tr, .verdict, .tile { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } .grid { grid-template-columns: minmax(0, 1fr); }
+  code { font-size: 9px; } .tile .figure { font-size: 16px; } h2 { margin-top: 24px; } }
 """

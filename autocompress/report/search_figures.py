@@ -74,7 +74,7 @@ def progress_figure(run: RunData) -> go.Figure | None:
             hovertemplate="best %{y:.3g}<extra></extra>",
         )
     figure.update_xaxes(title_text="evaluation")
-    log_axis("y", figure, "loss (KL)", [row["loss"] for row in rows])
+    log_axis("y", figure, "loss, lower is better", [row["loss"] for row in rows])
     return figure
 
 

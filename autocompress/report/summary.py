@@ -48,11 +48,21 @@ def verdict(run: RunData) -> Verdict:
 
 def sentences(run: RunData) -> tuple[str, ...]:
     """What was asked, each result against its limit and prediction, and which limit binds."""
+    return (*asked_lines(run), *outcome_lines(run))
+
+
+def asked_lines(run: RunData) -> tuple[str, ...]:
+    """The limits in one sentence; empty where none were given."""
     asked = [limit for limit in run.limits if limit.limit is not None]
+    if not asked:
+        return ()
+    wishes = "; ".join(f"{limit.name} {limit.asked} ({limit.text})" for limit in asked)
+    return (printable(f"Asked: {wishes}.".replace(" ()", "")),)
+
+
+def outcome_lines(run: RunData) -> tuple[str, ...]:
+    """Each result against limit and prediction, what binds, and further costs."""
     found: list[str] = []
-    if asked:
-        wishes = "; ".join(f"{limit.name} {limit.asked} ({limit.text})" for limit in asked)
-        found.append(f"Asked: {wishes}.".replace(" ()", ""))
     if run.best:
         found += [_outcome(limit) for limit in run.limits if limit.measured is not None]
         found += _binding(run)

@@ -12,7 +12,8 @@ from plotly.offline import get_plotlyjs
 from autocompress.report.drawing import ACCENT, BAD, BEFORE, GOOD, WARM, blank, hover, safe
 from autocompress.report.markup import Column, Raw, TableRow, bullets, escaped, table
 from autocompress.report.nightly_text import quality_text, value_text
-from autocompress.report.page import POLICY, SCRIPT, STYLE
+from autocompress.report.page import POLICY, STYLE
+from autocompress.report.script import SCRIPT
 from autocompress.report.units import latency_text, number, share_text, size_text
 from autocompress.study.verdict import BASELINE, BETTER, FAILED, NEEDED, SAME, WORSE, headline
 
