@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from autocompress.report.commands import export_text, outputs
 from autocompress.report.data import RunData
 from autocompress.report.markup import (
@@ -14,7 +16,7 @@ from autocompress.report.markup import (
     table,
     yes_no,
 )
-from autocompress.report.picks import Point, keeps, picks, points
+from autocompress.report.picks import Point, keeps, latency_factor, picks, points
 from autocompress.report.thin import thinned
 from autocompress.report.units import (
     latency_text,
@@ -28,13 +30,31 @@ from autocompress.report.words import options_key, telling
 
 ROWS_SHOWN = 200
 _LAYER_COLUMNS_SHOWN = 8
+_WORTH_SAYING = 0.05
 _COSTS = (
-    Column("size", "n", "of the file, and its share of the original's"),
-    Column("latency", "n", "of one pass, and its share of the original's"),
+    Column("size", "n", "of the file, and its share of the original's; ~ is predicted"),
+    Column("latency", "n", "of one pass, and its share of the original's; ~ is predicted"),
     Column("quality", "n", "measured on the selection split; a dash where it was not measured"),
     Column("loss", "n", "distance of the outputs from the original's, lower is better"),
     Column("limits", "n", "whether all limits are kept; a dash where quality was not measured"),
 )
+
+
+def choose_text(run: RunData) -> str:
+    """How to read the tables, and how far the predicted latencies can be believed."""
+    text = (
+        "Every row is a whole model that can be written as a file; its buttons copy the line that "
+        "writes it. Sizes and latencies with ~ are predicted, all others measured; the share is "
+        "that of the original."
+    )
+    error = latency_factor(run) - 1
+    if abs(error) >= _WORTH_SAYING:
+        side = "more" if error > 0 else "less"
+        text += (
+            f" On the clock the finalists took {100 * abs(error):.0f} % {side} than predicted: "
+            "expect the same of the others, which is allowed for where limits are judged."
+        )
+    return f"<p>{escaped(text)}</p>"
 
 
 def picks_table(run: RunData) -> str:
@@ -107,16 +127,19 @@ def commands_of(run: RunData, candidate: str) -> list[str]:
 def _costs(run: RunData, point: Point) -> list[str | Raw]:
     original = run.original
     return [
-        _with_share(size_text(point.size_bytes), point.size_bytes, original.get("size_bytes")),
-        _with_share(latency_text(point.latency_ms), point.latency_ms, original.get("latency_ms")),
+        _with_share(size_text, point, point.size_bytes, original.get("size_bytes")),
+        _with_share(latency_text, point, point.latency_ms, original.get("latency_ms")),
         run.limit("quality").show(point.quality),
         plain_text(point.loss, 3),
         yes_no(keeps(run, point) if any(limit.limit for limit in run.limits) else None),
     ]
 
 
-def _with_share(text: str, value: float | None, original: object) -> Raw:
-    whole = number(original)
+def _with_share(
+    show: Callable[[float | None], str], point: Point, value: float | None, original: object
+) -> Raw:
+    sign = "" if point.is_measured or value is None else "~ "
+    text, whole = f"{sign}{show(value)}", number(original)
     if value is None or not whole:
         return Raw(escaped(text))
     return Raw(f'{escaped(text)} <span class="soft">{escaped(share_text(value / whole))}</span>')

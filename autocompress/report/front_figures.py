@@ -179,7 +179,7 @@ def _tinted(points: Sequence[FrontPoint], tint: _Axis, tints: Sequence[float]) -
         "cmin": ends[0],
         "cmax": ends[1],
         "colorbar": {
-            "title": {"text": tint.name},
+            "title": {"text": f"{tint.name}<br> "},
             "thickness": 12,
             "outlinewidth": 0,
             "tickvals": ends,

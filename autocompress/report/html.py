@@ -8,7 +8,12 @@ from plotly.offline import get_plotlyjs
 
 from autocompress.files import write_bytes
 from autocompress.report.audit_tables import audit_table
-from autocompress.report.choose_tables import candidates_table, picked_panel, picks_table
+from autocompress.report.choose_tables import (
+    candidates_table,
+    choose_text,
+    picked_panel,
+    picks_table,
+)
 from autocompress.report.data import RunData, load_run
 from autocompress.report.figures import FIGURES
 from autocompress.report.html_tables import finalists_table, layers_table
@@ -73,12 +78,8 @@ def report_html(run: RunData) -> str:
 
 def _front(run: RunData) -> str:
     chosen = picks_table(run)
-    lead = (
-        "<p>Every row is a whole model that can be written as a file. The buttons copy the line "
-        "that writes it.</p>"
-    )
     return (
-        (lead + chosen if chosen else "")
+        (choose_text(run) + chosen if chosen else "")
         + _figures(run, "front")
         + (picked_panel(run) if len(run.front) or run.finalists else "")
         + _figures(run, "speed")

@@ -46,6 +46,7 @@ ul.plain { margin: 10px 0; padding-left: 20px; } ul.plain li { margin: 4px 0; }
 .tile .figure { font-size: 24px; font-weight: 650; line-height: 1.3; }
 .story { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 4px 32px; }
 .story h3 { margin: 16px 0 4px; } .steps p { margin: 8px 0 0; }
+.key span { margin-right: 10px; white-space: nowrap; } .key span span { margin: 0; }
 ul.bare { list-style: none; margin: 0; padding: 0; }
 dl.words { columns: 2; column-gap: 32px; } dl.words div { break-inside: avoid; margin: 0 0 8px; }
 dl.words dt { font-weight: 600; } dl.words dd { margin: 0; color: var(--soft); }
@@ -93,9 +94,9 @@ button:focus-visible, a:focus-visible { outline: 2px solid var(--accent); }
 @media print { body { font-size: 11px; } main { max-width: none; padding: 0; }
   nav, button, .screen, .modebar-container { display: none !important; }
   .scroll { max-height: none; overflow: visible; border: 0; } .plot { overflow: visible; }
-  table { font-size: 9px; } th, td { padding: 3px 5px; white-space: normal !important;
-    min-width: 0 !important; }
-  td.id:first-child { white-space: nowrap !important; } thead th { position: static; } tr, .verdict, .tile { break-inside: avoid; }
+  table { font-size: 9px; } th, td { padding: 3px 5px; min-width: 0 !important; }
+  td.id:not(:first-child) { white-space: normal; } thead th { position: static; }
+  tr, .verdict, .tile { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .grid { grid-template-columns: minmax(0, 1fr); }
   code { font-size: 9px; } .tile .figure { font-size: 16px; } h2 { margin-top: 24px; } }
 """

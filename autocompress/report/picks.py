@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from autocompress.report.data import Row, RunData
@@ -66,6 +67,17 @@ def points(run: RunData) -> list[Point]:
     return sorted(found, key=lambda point: point.size_bytes or 0.0)
 
 
+def latency_factor(run: RunData) -> float:
+    """What the clock said of the finalists over what was predicted of them; 1 without any."""
+    ratios = []
+    for row in run.finalists:
+        predicted = number(mapping(row, "predicted").get("latency_ms"))
+        measured = number(mapping(row, "measured").get("latency_ms"))
+        if predicted and measured:
+            ratios.append(measured / predicted)
+    return median(ratios) if ratios else 1.0
+
+
 def keeps(run: RunData, point: Point) -> bool | None:
     """Whether a point keeps all limits; None where it may, but one of its values is unknown."""
     if point.met is not None:
@@ -73,6 +85,9 @@ def keeps(run: RunData, point: Point) -> bool | None:
     unknown = False
     for limit in run.limits:
         value = point.value(limit.name)
+        if limit.name == "latency" and value is not None and not point.is_measured:
+            # What was wrong with the predictions of the finalists is wrong with the others'.
+            value *= latency_factor(run)
         if limit.limit is None or limit.soft:
             continue
         if value is None:
@@ -105,7 +120,9 @@ def picks(run: RunData) -> list[Pick]:
         for p, kept in judged
         if kept is True or (kept is None and p.loss is not None and p.loss <= trusted)
     ]
-    within = "within the limits" if any(limit.limit for limit in run.limits) else "of the front"
+    within = "within the limits" if any(limit.limit for limit in run.limits) else "of all"
+    if not fit:
+        fit, within = pool, "of all, limits aside"
     add(_least(fit, lambda p: p.size_bytes), f"the smallest {within}")
     add(_least(fit, lambda p: p.latency_ms), f"the fastest {within}")
     add(_least(fit, lambda p: p.loss), f"the closest to the original {within}")

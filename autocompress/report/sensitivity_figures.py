@@ -82,7 +82,7 @@ def sensitivity_figure(run: RunData) -> go.Figure | None:
                 "cmax": 0.3,
                 "opacity": 0.75,
                 "colorbar": {
-                    "title": {"text": "bytes left"},
+                    "title": {"text": "bytes left<br> "},
                     "thickness": 12,
                     "outlinewidth": 0,
                     "len": 1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,16 @@ MARKS = {
     NEEDED: (WARM, "diamond"),
     FAILED: (BAD, "cross-open"),
 }
+_SIGNS = {
+    "square": "■",
+    "circle": "●",
+    "triangle-up": "▲",
+    "x": "✖",
+    "diamond": "◆",
+    "cross-open": "✚",
+}
+_NIGHT = re.compile(r"\d{4}-(\d\d)-(\d\d)_(\d\d)(\d\d)")
+_TICKS = 6
 STATES = {WORSE: "missed", FAILED: "missed", NEEDED: "open"}
 
 Rows = Sequence[Mapping[str, Any]]
@@ -83,8 +95,9 @@ def trend_html(verdicts: Rows) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>autocompress nights</title>\n<style>{STYLE}</style>\n"
         f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
-        f'<header><h1>Nights</h1><p class="soft">{nights} nights, {len(studies)} studies</p>'
-        f"{_last(verdicts)}<nav>{links}</nav></header>\n{''.join(bodies)}\n</main>\n"
+        f'<header><h1>Nights</h1><p class="soft">{_count(nights, "night", "nights")}, '
+        f"{_count(len(studies), 'study', 'studies')}</p>"
+        f"{_last(verdicts)}{_key()}<nav>{links}</nav></header>\n{''.join(bodies)}\n</main>\n"
         f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
@@ -97,9 +110,19 @@ def trend_figure(rows: Rows, series: Series) -> go.Figure | None:
     shown = [row for row in rows if number(row["measured"].get(series.key)) is not None]
     if not shown:
         return None
-    figure = blank(height=280)
-    figure.update_xaxes(type="category", categoryorder="array")
-    figure.update_xaxes(categoryarray=[row["night"] for row in rows])
+    figure = blank(height=240, showlegend=False)
+    nights = [row["night"] for row in rows]
+    # A few short dates beside each other; the hovers have the whole name.
+    ticks = nights[:: math.ceil(len(nights) / _TICKS)]
+    figure.update_xaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=nights,
+        tickmode="array",
+        tickvals=ticks,
+        ticktext=_dates(ticks),
+        tickangle=0,
+    )
     kept = [row for row in shown if row["accepted"]]
     figure.add_scatter(
         x=[row["night"] for row in kept],
@@ -127,6 +150,34 @@ def trend_figure(rows: Rows, series: Series) -> go.Figure | None:
     return figure
 
 
+def _dates(nights: Sequence[str]) -> list[str]:
+    """Month and day of each night, with the time where two are of one day."""
+    parts = [_NIGHT.match(night) for night in nights]
+    days = [
+        f"{part[1]}-{part[2]}" if part else safe(night)
+        for night, part in zip(nights, parts, strict=True)
+    ]
+    if len(set(days)) == len(days):
+        return days
+    return [
+        f"{day}<br>{part[3]}:{part[4]}" if part else day
+        for day, part in zip(days, parts, strict=True)
+    ]
+
+
+def _key() -> str:
+    """What the marks of the figures mean."""
+    marks = "".join(
+        f'<span><span style="color:{colour}">{_SIGNS[symbol]}</span> {escaped(verdict)}</span> '
+        for verdict, (colour, symbol) in MARKS.items()
+    )
+    text = (
+        "Each mark is a night; the line goes through those that were accepted, which the next "
+        "night is compared with. A night that is worse is never accepted."
+    )
+    return f'<p class="soft key">{marks}</p><p class="soft">{escaped(text)}</p>'
+
+
 def _hover(row: Mapping[str, Any], series: Series) -> str:
     unit = series.unit
     if series.key == "quality":
@@ -135,6 +186,10 @@ def _hover(row: Mapping[str, Any], series: Series) -> str:
     words = headline(row).split()
     lines = [" ".join(words[start : start + 12]) for start in range(0, len(words), 12)]
     return hover([f"<b>{safe(row['night'])}</b>: {safe(value)}", *map(safe, lines)])
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _last(verdicts: Rows) -> str:
@@ -170,7 +225,8 @@ def _drawn(id: str, rows: Rows, series: Series) -> str:
     data = drawing.to_json().replace("<", "\\u003c")
     return (
         f"<figure>{head}<figcaption>{escaped(series.caption)}</figcaption>"
-        f'<div id="{id}" data-figure role="img" aria-label="{escaped(series.title)}"></div>'
+        f'<div class="plot"><div id="{id}" data-figure role="img" '
+        f'aria-label="{escaped(series.title)}"></div></div>'
         f'<script type="application/json" id="{id}-data">{data}</script></figure>'
     )
 
@@ -183,7 +239,7 @@ def _table(rows: Rows) -> str:
         Column("size", "n"),
         Column("latency", "n"),
         Column("of the original's", "n"),
-        Column("what it says"),
+        Column("what it says", "text"),
     )
     lines = []
     for row in reversed(rows):

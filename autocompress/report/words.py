@@ -73,7 +73,7 @@ _PARTS = (
     (r"gt", "one step for the layer"),
     (r"g(\d+)", "a step for {} columns"),
     (r"z", "with a zero point"),
-    (r"l([\d.e]+)", "rounded for few bytes ({})"),
+    (r"l([\d.e-]+)", "rounded for few bytes ({})"),
     (r"s([\d.]+)", "{} % zeros"),
     (r"n(\d+)m(\d+)", "{} of {} weights kept"),
     (r"r([\d.]+)", "{} % rank"),
