@@ -39,15 +39,26 @@ def load_text(run: RunData, output: str) -> str:
     return f"model = autocompress.load_archive({path!r}, model)  # the original's module"
 
 
-def retarget_text(run: RunData, budget: str) -> str:
-    """Answers another budget from this run; empty where that takes the call from Python.
+def begun_with(run: RunData) -> list[str]:
+    """Goal and limits of the call, as they were written."""
+    overrides, budget = run.asked.get("overrides"), run.asked.get("budget")
+    goal = overrides.get("goal") if isinstance(overrides, dict) else None
+    limits = budget if isinstance(budget, list) else []
+    return [str(text) for text in (goal, *limits) if text]
+
+
+def retarget_text(run: RunData, name: str, text: str) -> str:
+    """Answers another budget from this run.
 
     Args:
         run: What the answer is taken from.
-        budget: Such as `latency=50%`.
+        name: Of the limit that changes.
+        text: Its new value, such as `50%`.
     """
     if is_from_python(run):
-        return ""
+        limits = {limit.name: limit.text for limit in run.limits if limit.text} | {name: text}
+        return f"autocompress.compress(..., out={str(run.path)!r}, budget={limits})"
+    budget = f"{name}={text}"
     return f"autocompress retarget {_folder(run)} --budget {shlex.quote(budget)}"
 
 

@@ -180,7 +180,9 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     for steps in _STEPS:
         ticks = [step * 10.0 ** (decade - 1) for decade in decades for step in steps]
         found = [tick for tick in ticks if low <= math.log10(tick) <= high]
-        if len(found) <= most:
+        logs = [math.log10(tick) for tick in found]
+        gap = min((b - a for a, b in zip(logs, logs[1:], strict=False)), default=high - low)
+        if len(found) <= most and gap >= (high - low) / (2 * most + 2):
             return found
     return found[:: math.ceil(len(found) / most)]
 

@@ -62,12 +62,12 @@ figure.wide { grid-column: 1 / -1; }
   margin: 12px 0; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; text-align: left; border-bottom: 1px solid var(--line);
+th, td { padding: 6px 8px; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere; }
 thead th { position: sticky; top: 0; background: var(--panel); color: var(--soft);
   font-weight: 600; white-space: nowrap; z-index: 1; }
 td.n, th.n { text-align: right; white-space: nowrap; } td.id { white-space: nowrap; }
-td.name { min-width: 10em; } td.text { min-width: 12em; overflow-wrap: break-word; }
+td.name { min-width: 9em; } td.text { min-width: 12em; overflow-wrap: break-word; }
 td.screen { white-space: nowrap; } td .soft { font-size: inherit; }
 tbody th { min-width: 9em; }
 tbody tr:last-child :is(th, td) { border-bottom: 0; }

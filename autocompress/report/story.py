@@ -41,8 +41,7 @@ def next_steps(run: RunData) -> tuple[Step, ...]:
     """What a reader would want to do now."""
     if not run.best:
         again = run_text(run)
-        text = "The same call goes on where the run stopped, or waits for nothing if it runs."
-        return (Step(text, again),)
+        return (Step("The same call goes on where the run stopped.", again),)
     missed = [limit for limit in run.limits if limit.met is False and not limit.soft]
     found = [step for limit in missed for step in _relief(run, limit)]
     if missed:
@@ -53,8 +52,9 @@ def next_steps(run: RunData) -> tuple[Step, ...]:
     for name in files:
         what = "the packed file, the smallest" if name.endswith(".acz") else "the ONNX file"
         found.append(Step(f"Use the chosen model from Python ({what}):", load_text(run, name)))
-    if not missed and (line := retarget_text(run, _another(run))):
-        found.append(Step("Ask for another budget without a new search:", line))
+    if not missed:
+        text = "Ask for another budget; what was measured and priced is used again:"
+        found.append(Step(text, retarget_text(run, *_another(run))))
     if is_from_python(run):
         text = "Any other point: call compress() again with the same out, then take it by its id:"
         line = f"result = autocompress.compress(..., out={str(run.path)!r})"
@@ -129,12 +129,14 @@ def _device_lines(run: RunData) -> list[str]:
 def _relief(run: RunData, limit: Limit) -> list[Step]:
     """Ways out where a limit was missed."""
     found = []
-    if (wish := _reached(limit)) and (line := retarget_text(run, wish)):
-        found.append(Step(f"Accept the {limit.name} that was reached:", line))
+    if wish := _reached(limit):
+        text = f"Accept the {limit.name} that was reached:"
+        found.append(Step(text, retarget_text(run, limit.name, wish)))
     if limit.name == "quality":
         if line := run_text(run, "--recover", "distil"):
             found.append(Step("Or train what was chosen, taught by the original:", line))
-    elif (wish := _more_loss(run.limit("quality"))) and (line := retarget_text(run, wish)):
+    elif wish := _more_loss(run.limit("quality")):
+        line = retarget_text(run, "quality", wish)
         found.append(Step("Or allow a larger loss of quality:", line))
     return found
 
@@ -144,25 +146,25 @@ def _reached(limit: Limit) -> str:
     if limit.measured is None or not limit.original:
         return ""
     if limit.name != "quality":
-        return f"{limit.name}={math.ceil(100 * limit.measured / limit.original + 1)}%"
+        return f"{math.ceil(100 * limit.measured / limit.original + 1)}%"
     lost = abs(limit.original - limit.measured) * (100 if limit.is_share else 1)
-    return f"quality=-{math.ceil(10 * lost + 1) / 10:g}pt"
+    return f"-{math.ceil(10 * lost + 1) / 10:g}pt"
 
 
 def _more_loss(quality: Limit) -> str:
     if quality.limit is None or quality.original is None:
         return ""
     lost = abs(quality.original - quality.limit) * (100 if quality.is_share else 1)
-    return f"quality=-{2 * lost:.3g}pt" if lost else ""
+    return f"-{2 * lost:.3g}pt" if lost else ""
 
 
-def _another(run: RunData) -> str:
+def _another(run: RunData) -> tuple[str, str]:
     """A budget to show how: what binds, a little looser, else a little tighter than reached."""
     costs = [limit for limit in run.limits if limit.name in ("size", "latency")]
     limit = next((one for one in costs if one.binding and one.limit), None)
     if limit is not None and limit.limit and limit.original:
-        return f"{limit.name}={plain_text(100 * limit.limit / limit.original * 1.3, 2)}%"
+        return limit.name, f"{plain_text(130 * limit.limit / limit.original, 2)}%"
     size = run.limit("size")
     if size.measured and size.original:
-        return f"size={plain_text(80 * size.measured / size.original, 2)}%"
-    return "size=25%"
+        return "size", f"{plain_text(80 * size.measured / size.original, 2)}%"
+    return "size", "25%"

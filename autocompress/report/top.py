@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from autocompress.report.commands import begun_with
 from autocompress.report.data import RunData
 from autocompress.report.html_tables import budget_table
 from autocompress.report.limits import Limit, is_estimated, mapping
@@ -56,9 +57,10 @@ def _tiles(run: RunData) -> str:
 def _tile(limit: Limit) -> str:
     below = []
     if limit.original is not None:
-        below.append(f"was {limit.show(limit.original)}")
-        if limit.name != "quality" and limit.original and limit.measured:
-            below.append(share_text(limit.measured / limit.original))
+        was = limit.show(limit.original)
+        is_cost = limit.name != "quality" and limit.original and limit.measured
+        share = share_text((limit.measured or 0.0) / limit.original) if is_cost else ""
+        below.append(f"{share} of {was}" if share else f"was {was}")
     if limit.limit is not None:
         below.append(f"limit {limit.show(limit.limit)}")
     kind = "" if limit.met is None else "yes" if limit.met else "no"
@@ -67,6 +69,8 @@ def _tile(limit: Limit) -> str:
 
 def _story(run: RunData) -> str:
     asked = [line.removeprefix("Asked: ") for line in asked_lines(run)]
+    if not asked and not run.result:
+        asked = begun_with(run) or ["Not known yet."]
     steps = "".join(
         f"<p>{escaped(step.text)}</p>{command(step.line) if step.line else ''}"
         for step in next_steps(run)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from autocompress.report.choose_tables import choose_text
-from autocompress.report.commands import export_text, outputs, retarget_text, run_text
+from autocompress.report.commands import begun_with, export_text, outputs, retarget_text, run_text
 from autocompress.report.data import RunData
 from autocompress.report.figures import FIGURES
 from autocompress.report.front_figures import front_figure, front_points, speed_figure
@@ -142,7 +142,9 @@ def test_what_cannot_be_exported_is_not_offered() -> None:
 def test_a_run_from_python_is_told_what_python_can_do() -> None:
     begun = run(asked={"study": "", "overrides": {}, "budget": []})
     assert export_text(begun, "a1", "model.acz") == "result.candidate('a1').export('model.acz')"
-    assert retarget_text(begun, "size=5%") == run_text(begun) == ""
+    assert run_text(begun) == ""
+    expected = "budget={'quality': '-1pt', 'size': '5%', 'latency': '50%'})"
+    assert retarget_text(begun, "size", "5%").endswith(expected)
     lines = [step.line for step in next_steps(begun)]
     assert "result = autocompress.compress(..., out='runs/my run')" in lines
     assert not any(line.startswith("autocompress ") for line in lines)
@@ -151,6 +153,12 @@ def test_a_run_from_python_is_told_what_python_can_do() -> None:
 def test_the_call_of_the_run_can_be_repeated() -> None:
     expected = "autocompress run studies/s --space wide --budget size=50% --out 'runs/my run'"
     assert run_text(run()) == expected
+
+
+def test_a_run_that_goes_on_says_how_it_was_begun() -> None:
+    begun = run(result={})
+    assert begun_with(begun) == ["size=50%"]
+    assert [step.line for step in next_steps(begun)] == [run_text(begun)]
 
 
 def test_next_steps_after_a_missed_limit_name_what_was_reached() -> None:
