@@ -68,7 +68,7 @@ def space_of(model: nn.Module, inputs: tuple[Tensor, ...], layers: Sequence[Laye
 
 def measure(model: nn.Module, inputs: tuple[Tensor, ...], candidates: int, seed: int) -> Fit:
     """The fit of one model under `OPTIONS`, in the form that a study compresses."""
-    dense = canonical(model, inputs)
+    dense = canonical(model, inputs).model
     layers = trace(dense, inputs)
     space = space_of(dense, inputs, layers)
     generator = np.random.default_rng(seed)

@@ -74,7 +74,7 @@ def candidates(
 
 def measure(model: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> list[dict[str, Any]]:
     """One row a candidate, in milliseconds and as a share of the dense float model."""
-    dense = canonical(model, inputs)
+    dense = canonical(model, inputs).model
     every = trace(dense, inputs)
     layers = {layer.name: layer for layer in every if layer.is_treated}
     groups = usable(find_groups(dense, every, inputs), layers)

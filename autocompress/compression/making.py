@@ -16,7 +16,7 @@ from autocompress.compression.moments import Statistics
 from autocompress.compression.narrow import embed, narrow_layer
 from autocompress.compression.treated import Treated, stored_dense
 from autocompress.model.layer import Layer
-from autocompress.model.memory import give_back
+from autocompress.model.memory import give_back, large_blocks_apart
 from autocompress.model.shrink import Kept
 from autocompress.search_space.option import Option
 
@@ -88,6 +88,7 @@ class Supplies:
 
 def make_all(supplies: Supplies, job: Job) -> list[Made]:
     """Everything of a job at once, and the memory that it took given back; what a worker does."""
-    made = list(supplies.make(job))
+    with large_blocks_apart():
+        made = list(supplies.make(job))
     give_back()
     return made

@@ -103,34 +103,40 @@ def round_with_feedback(
     shared = support == weight.shape[1] or len(weight) * support**3 > SHARED_SWEEP_ABOVE
     sweep = _sweep_shared if shared else _sweep_by_row
     ordered = weight[:, order].expand(len(widths), -1, -1).clone()
-    moment = second_moment[order][:, order]
     codes = torch.zeros_like(ordered)
-    codes[:, :, order] = sweep(ordered, moment, mask, scales.to(weight.dtype), tops[:, None])
+    codes[:, :, order] = sweep(
+        ordered, second_moment, order, mask, scales.to(weight.dtype), tops[:, None]
+    )
     for index, width in enumerate(widths):
         stored[width] = StoredTensor(width, codes[index].to(torch.int8), scales[index])
     return stored
 
 
 def _sweep_shared(
-    weight: Tensor, moment: Tensor, mask: Tensor, scale: Tensor, top: Tensor
+    weight: Tensor, moment: Tensor, order: Tensor, mask: Tensor, scale: Tensor, top: Tensor
 ) -> Tensor:
     """All rows share one factor over all columns (SparseGPT, 2301.00774, section 3.3).
 
-    `weight` is `(widths, rows, d)` and is used up, `scale` `(widths, rows)`, `top` `(widths, 1)`.
+    `weight` is `(widths, rows, d)`, its columns in their order, and is used up; `scale` is
+    `(widths, rows)`, `top` `(widths, 1)`.
     """
-    factor = inverse_factor(moment[None])[0]
+    # The factor upside down: one that is turned round would take as much again.
+    back = order.flip(0)
+    factor = torch.linalg.cholesky(moment[back[:, None], back])[None]
+    _invert_lower(factor)
     codes = torch.zeros_like(weight)
     for j in range(weight.shape[2]):
-        codes[:, :, j] = _round_column(
-            weight, j, scale, top, factor[j, j], factor[j, j + 1 :], mask
-        )
+        row = factor[0, -1 - j]
+        rest = row[: weight.shape[2] - 1 - j].flip(0)
+        codes[:, :, j] = _round_column(weight, j, scale, top, row[-1 - j], rest, mask)
     return codes
 
 
 def _sweep_by_row(
-    weight: Tensor, moment: Tensor, mask: Tensor, scale: Tensor, top: Tensor
+    weight: Tensor, moment: Tensor, order: Tensor, mask: Tensor, scale: Tensor, top: Tensor
 ) -> Tensor:
     """Each row has its own factor over its survivors: no error is sent to removed weights."""
+    moment = moment[order[:, None], order]
     codes = torch.zeros_like(weight)
     for rows, columns, valid in row_supports(mask):
         factor = inverse_factor(gather_moment(moment, columns, valid))
@@ -171,21 +177,22 @@ def inverse_factor(moment: Tensor) -> Tensor:
     With the columns reversed `H = L L^T`; reversed back, `H = R R^T` with `R` upper, so
     `U = R^-1`.  That is half the work of inverting and factorising again.
     """
-    factor: Tensor = torch.linalg.cholesky(moment.flip(1, 2)).flip(1, 2)
-    _invert_upper(factor)
+    lower = torch.linalg.cholesky(moment.flip(1, 2))
+    _invert_lower(lower)
+    factor: Tensor = lower.flip(1, 2)
     return factor
 
 
-def _invert_upper(matrices: Tensor) -> None:
-    """Inverts upper triangular matrices `(batch, s, s)` in their place, by halves: as much again
+def _invert_lower(matrices: Tensor) -> None:
+    """Inverts lower triangular matrices `(batch, s, s)` in their place, by halves: as much again
     is never taken, which counts where one is as large as the model's largest layer."""
     size = matrices.shape[-1]
     if size <= BLOCK:
         identity = torch.eye(size, dtype=matrices.dtype).expand_as(matrices)
-        matrices.copy_(torch.linalg.solve_triangular(matrices, identity, upper=True))
+        matrices.copy_(torch.linalg.solve_triangular(matrices, identity, upper=False))
         return
     half = size // 2
     above, below = matrices[:, :half, :half], matrices[:, half:, half:]
-    _invert_upper(above)
-    _invert_upper(below)
-    matrices[:, :half, half:] = (above @ matrices[:, :half, half:] @ below).neg_()
+    _invert_lower(above)
+    _invert_lower(below)
+    matrices[:, half:, :half] = (below @ matrices[:, half:, :half] @ above).neg_()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 import torch
@@ -66,16 +67,35 @@ def give_back() -> None:
 
     The gaps that large matrices of many sizes leave between one another add up to several of them.
     """
-    trim = _trimmer()
+    trim = _in_c("malloc_trim")
     if trim is not None:
         trim(0)
 
 
+@contextlib.contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """While it is entered, every block of some megabytes is mapped by itself and returned as soon
+    as it is freed, where the C library can do that (glibc can): what works on matrices of many
+    sizes takes a quarter less."""
+    _map_from(2**22)
+    try:
+        yield
+    finally:
+        _map_from(2**25)  # as far as glibc goes of its own accord
+
+
+def _map_from(size: int) -> None:
+    option = _in_c("mallopt")
+    if option is not None:
+        option(-3, size)  # M_MMAP_THRESHOLD
+
+
 @cache
-def _trimmer() -> Callable[[int], int] | None:
+def _in_c(name: str) -> Callable[..., int] | None:
+    """A function of the C library; None where there is no such."""
     if not sys.platform.startswith("linux"):
         return None
-    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
     return found
 
 

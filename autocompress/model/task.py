@@ -173,7 +173,8 @@ class Task:
         Raises:
             TaskError: If `evaluate` raises, or returns NaN or no number.
         """
-        model = self.interface.presented(model)
+        if "interface" in vars(self):  # known since the model was made
+            model = self.interface.presented(model)
         arguments: tuple[Any, ...] = (model,)
         named: dict[str, Any] = {}
         if "split" in inspect.signature(self.evaluator).parameters:

@@ -28,7 +28,7 @@ from autocompress.report.units import (
 )
 from autocompress.report.words import options_key, telling
 
-ROWS_SHOWN = 200
+ROWS_SHOWN = 120
 _LAYER_COLUMNS_SHOWN = 8
 _WORTH_SAYING = 0.05
 _COSTS = (

@@ -24,6 +24,7 @@ from autocompress.report.drawing import (
     size_tick,
 )
 from autocompress.report.limits import mapping
+from autocompress.report.thin import thinned
 from autocompress.report.units import (
     latency_text,
     number,
@@ -35,6 +36,7 @@ from autocompress.report.units import (
 from autocompress.report.words import option_words
 
 _LAYERS_IN_HOVER = 12
+_MOST_POINTS = 250
 
 
 class FrontPoint(NamedTuple):
@@ -59,7 +61,9 @@ def front_points(run: RunData) -> list[FrontPoint]:
             quality = mapping(finalist, "measured").get("quality")
             row = {**mapping(finalist, "predicted"), "candidate": candidate, "quality": quality}
             found.append(_point(run, row, []))
-    return [point for point in found if point is not None]
+    kept = (run.best_id, run.knee)
+    shown = [point for point in found if point is not None]
+    return thinned(shown, _MOST_POINTS, lambda point: point.candidate in kept)
 
 
 def front_figure(run: RunData) -> go.Figure | None:

@@ -16,7 +16,6 @@ from autocompress.report.units import (
     short_share_text,
     size_text,
 )
-from autocompress.report.words import option_words
 
 COLUMNS = ("bits", "zeros", "rank", "inputs", "outputs", "kernels", "bytes left", "time left")
 NONE = "·"
@@ -43,14 +42,15 @@ def heat_figure(run: RunData) -> go.Figure | None:
         return None
     figure = rows_figure([row.name for row in rows], foot=12)
     figure.add_heatmap(
-        z=[row.strengths for row in rows],
+        z=[[round(strength, 3) for strength in row.strengths] for row in rows],
         x=list(COLUMNS),
         y=list(range(len(rows))),
         text=[row.texts for row in rows],
         texttemplate="%{text}",
         textfont={"size": 11},
+        # A text for every cell: short, or a deep network would not fit into a page.
         customdata=[[row.hover] * len(COLUMNS) for row in rows],
-        hovertemplate="%{customdata}<extra></extra>",
+        hovertemplate="%{customdata}: %{x} %{text}<extra></extra>",
         colorscale=STRENGTH_SCALE,
         zmin=0,
         zmax=1,
@@ -72,7 +72,6 @@ def layer_hover(row: Row) -> str:
         [
             f"<b>{safe(row.get('name', ''))}</b>",
             safe(f"{row.get('kind', '')} {option}"),
-            safe(option_words(option)) if option else "",
             f"{bytes_[0]} → {bytes_[1]}",
             f"{times[0]} → {times[1]}",
             f"loss alone {plain_text(row.get('loss_alone'), 3)}",
@@ -110,7 +109,8 @@ def _treatment(row: Row) -> Treatment:
         0.5 if is_int8 else 0.0,
         *(1 - share for share in left),
     )
-    return Treatment(str(row.get("name", "")), strengths, texts, layer_hover(row))
+    name = str(row.get("name", ""))
+    return Treatment(name, strengths, texts, safe(name))
 
 
 def _share(row: Row, key: str) -> float:

@@ -23,6 +23,7 @@ from autocompress.report.notes import sorted_notes
 from autocompress.report.page import POLICY, STYLE
 from autocompress.report.provenance_tables import provenance
 from autocompress.report.script import SCRIPT
+from autocompress.report.search_figures import MOST_EVALUATIONS
 from autocompress.report.search_tables import moves_table, search_facts
 from autocompress.report.top import study_name, top
 from autocompress.report.words import words_list
@@ -117,6 +118,9 @@ def _search(run: RunData) -> str:
         "loss on a growing part of the inputs: what falls behind is dropped early. It pays in "
         "full passes of the model.</p>"
     )
+    if len(run.history) > MOST_EVALUATIONS:
+        count = f"{MOST_EVALUATIONS} of {len(run.history)} candidates are drawn."
+        lead += f"<p>{escaped(count)}</p>"
     return (
         lead
         + _figures(run, "progress", "hypervolume")

@@ -72,8 +72,10 @@ def _before_after(
             mode="markers",
             marker={"color": colour, "size": 11},
             name=name,
-            hovertext=[layer_hover(row) for _, _, _, row in found],
-            hoverinfo="text",
+            hovertext=[layer_hover(row) for _, _, _, row in found]
+            if name == "compressed"
+            else None,
+            hoverinfo="text" if name == "compressed" else "skip",
         )
     known = [value for _, before, after, _ in found for value in (before, after) if value]
     log_axis("x", figure, "", known, show)

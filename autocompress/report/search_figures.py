@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from autocompress.report.data import RunData
+from autocompress.report.data import Row, RunData
 from autocompress.report.drawing import (
     ACCENT,
     FAINT,
@@ -16,9 +16,20 @@ from autocompress.report.drawing import (
     log_axis,
     safe,
 )
+from autocompress.report.thin import thinned
 from autocompress.report.units import latency_text, number, plain_text, seconds_text, size_text
 
+MOST_EVALUATIONS = 600
 _ORIGINS = SERIES[:2] + SERIES[3:8]
+
+
+def drawn_history(run: RunData) -> list[Row]:
+    """The evaluations that are drawn: all, or as many as a page can hold, the knee among them."""
+    return thinned(
+        run.history,
+        MOST_EVALUATIONS,
+        lambda row: bool(run.knee) and row.get("candidate") == run.knee,
+    )
 
 
 def progress_figure(run: RunData) -> go.Figure | None:
@@ -26,7 +37,7 @@ def progress_figure(run: RunData) -> go.Figure | None:
 
     Crosses were dropped by the race: their loss is an estimate from some of the inputs.
     """
-    rows = [row for row in run.history if (number(row.get("loss")) or 0) > 0]
+    rows = [row for row in drawn_history(run) if (number(row.get("loss")) or 0) > 0]
     if not rows:
         return None
     figure = blank(height=380)
@@ -84,7 +95,7 @@ def hypervolume_figure(run: RunData) -> go.Figure | None:
     Runs that did not count passes are drawn over evaluations.  The knee of the front stands where
     it was found.
     """
-    rows = [row for row in run.history if number(row.get("hypervolume")) is not None]
+    rows = [row for row in drawn_history(run) if number(row.get("hypervolume")) is not None]
     if not rows:
         return None
     are_counted = all(number(row.get("passes")) is not None for row in rows)

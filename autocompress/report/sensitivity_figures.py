@@ -18,9 +18,12 @@ from autocompress.report.drawing import (
     safe,
 )
 from autocompress.report.limits import mapping
+from autocompress.report.thin import thinned
 from autocompress.report.units import number, plain_text, short_share_text, size_text
 from autocompress.report.words import option_words
 
+_LEAST_OPTIONS = 3  # of a layer, also where there are many layers
+_MOST_POINTS = 800
 LEAST = 1e-9  # losses below this are equal
 
 
@@ -35,19 +38,19 @@ class Single(NamedTuple):
 
 
 def singles(run: RunData) -> list[Single]:
-    """Every priced option of the layers that are shown, the original's left out."""
+    """The priced options of every layer but the original's, thinned where there are very many."""
     found = []
+    most = max(_LEAST_OPTIONS, _MOST_POINTS // max(1, len(run.layers)))
     for index, layer in enumerate(run.layers):
         name = str(layer.get("name", ""))
         before = number(layer.get("bytes_before"))
-        for alone in run.prices.get(name, ()):
-            if alone.option == "dense":
-                continue
+        options = [alone for alone in run.prices.get(name, ()) if alone.option != "dense"]
+        options.sort(key=lambda alone: alone.loss)
+        for alone in thinned(options, most, lambda _: False):
             left = alone.size_bytes / before if alone.size_bytes is not None and before else None
             text = hover(
                 [
-                    f"<b>{safe(name)}</b>, {safe(alone.option)}",
-                    safe(option_words(alone.option)),
+                    f"<b>{safe(alone.option)}</b>",
                     f"loss alone {plain_text(alone.loss, 3)}",
                     f"{size_text(before)} → {size_text(alone.size_bytes)}",
                 ]
@@ -76,7 +79,7 @@ def sensitivity_figure(run: RunData) -> go.Figure | None:
             name="an option",
             marker={
                 "size": 8,
-                "color": [1.0 if p.left is None else min(1.0, p.left) for p in points],
+                "color": [1.0 if p.left is None else round(min(1.0, p.left), 3) for p in points],
                 "colorscale": LATENCY_SCALE,
                 "cmin": 0,
                 "cmax": 0.3,

@@ -39,8 +39,7 @@ Make = Callable[[Values], nn.Module]
 def load_exported(path: Path | str) -> nn.Module:
     """The model of a file that `torch.export.save` wrote.
 
-    Only open files that you trust: torch reads their example inputs with pickle where it cannot
-    do without.
+    Of pickles in the file only tensors are read.
 
     Args:
         path: File ending in `.pt2`, exported in evaluation mode with a free batch dimension.

@@ -118,7 +118,7 @@ def make_problem(study: Path, folder: Path, images: int) -> Problem:
     folder.mkdir(parents=True, exist_ok=True)
     task = load_task(study)
     model, example = task.model(), task.example_inputs()
-    folded = canonical(model, example)
+    folded = canonical(model, example).model
     original = assemble(export_float(folded, trace(folded, example), example), {})
     del original.metadata_props[:]  # other loaders have no use for our settings
     onnx.save(original, str(folder / "float.onnx"))

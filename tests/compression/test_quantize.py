@@ -107,9 +107,9 @@ def test_the_two_sweeps_agree_on_a_dense_weight() -> None:
     weight, moment = problem(4)
     scales = torch.stack([fit_scale(weight, bits, moment.diagonal()) for bits in WIDTHS]).double()
     tops = torch.tensor([[float(largest_code(bits))] for bits in WIDTHS], dtype=torch.float64)
-    mask = torch.ones(12, 20, dtype=torch.bool)
+    mask, order = torch.ones(12, 20, dtype=torch.bool), torch.arange(20)
     codes = [
-        sweep(weight.expand(len(WIDTHS), -1, -1).clone(), moment, mask, scales, tops)
+        sweep(weight.expand(len(WIDTHS), -1, -1).clone(), moment, order, mask, scales, tops)
         for sweep in (quantize._sweep_shared, quantize._sweep_by_row)
     ]
     # One is in single precision, so that a value near the middle of a step may fall elsewhere,

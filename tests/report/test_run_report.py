@@ -435,3 +435,31 @@ def test_the_audit_shows_promotions_and_its_warning_above_all(tmp_path: Path) ->
     warning = "The proxy misleads: &lt;b&gt;regret&lt;/b&gt; 0.4 pt."
     assert section.count(warning) == 1
     assert section.index(warning) < section.index("<figure")
+
+
+def test_a_deep_network_and_a_long_search_still_make_a_small_page(tmp_path: Path) -> None:
+    """300 layers with 20 options each, 3 000 candidates of which 600 are on the front."""
+    names = [f"model.layers.{index}.attention.projection" for index in range(300)]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    content = details(NAMES)
+    layer, step = content["layers"][2], content["history"][1]
+    content["layers"] = [{**layer, "name": name, "option": "w4-s90-r50"} for name in names]
+    content["history"] = [{**step, "evaluation": index + 1} for index in range(3000)]
+    (folder / "details.json").write_text(json.dumps(content))
+    (folder / "result.json").write_text(json.dumps(result()))
+    menu = [f"w{bits}-s{share}" for bits in (2, 3, 4, 6, 8) for share in (20, 50, 70, 90)]
+    prices = {
+        "menus": {name: menu for name in names},
+        "bytes": {name: dict.fromkeys(menu, 1234) for name in names},
+        "losses": {"swap": {name: [0.001234 * (i + 1) for i in range(20)] for name in names}},
+    }
+    (folder / "prices.json").write_text(json.dumps(prices))
+    rows = [f"candidate,loss,size_bytes,latency_ms,quality,{','.join(names)}"]
+    for index in range(600):
+        options = ",".join(["w4-s90-r50"] * 300)
+        rows.append(f"{index:010x},{0.01 + index * 1e-5},{50000 + index},{0.7 + index},,{options}")
+    (folder / "front.csv").write_text("\n".join(rows) + "\n")
+    target = write_report(folder)
+    assert target.stat().st_size < 6_000_000
+    assert "600 of 3000 candidates are drawn." in target.read_text(encoding="utf-8")
