@@ -19,6 +19,7 @@ from autocompress.compression.treated import StoredTensor
 SMALLEST_SCALE = 2.0**-20
 EMPTY_SCALE = 2.0**-14  # of a row of zeros, where only the bias counts
 SHARED_SWEEP_ABOVE = 2e12  # multiply-adds above which rows share one sweep over all columns
+CACHED = 2**16  # weights whose step is looked for together
 BLOCK = 256  # columns of a triangular matrix that are inverted in one step
 
 
@@ -38,6 +39,9 @@ def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
     Returns:
         `(rows,)` float16, positive and finite.
     """
+    rows = max(1, CACHED // weight.shape[1])
+    if len(weight) > rows:  # sixty passes over what does not leave the cache
+        return torch.cat([fit_scale(part, bits, importance) for part in weight.split(rows)])
     top = largest_code(bits)
     empty = weight.abs().amax(1) == 0
     peak = weight.abs().amax(1).clamp_min(1e-12)
