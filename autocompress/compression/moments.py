@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autocompress.compression.treated import FakeQuantize, Grid
 from autocompress.model.layer import Layer
-from autocompress.model.matrix import groups_of, rows_of
+from autocompress.model.matrix import groups_of, is_operator, rows_of
 from autocompress.model.task import Inputs, batches
 
 SAMPLE_EXAMPLES = 128  # examples kept of every layer's input, to set the grid between two factors
@@ -35,7 +35,7 @@ class Statistics:
             `d = in / groups * kh * kw`.  Groups of a convolution share one: the mean over groups
             of each one's moment, scaled to a mean diagonal of 1.
         mean: `(d,)` float64 mean of `x`.
-        sample: Some of the layer's inputs, `(n, ...)` float32.
+        sample: Some of the layer's inputs, `(n, ...)` float32; none of a layer that is only stored.
         input_grid: int8 grid of the input.
         output_grid: int8 grid of the output, after the activation where one follows.
         damping: Share of the mean diagonal that `damped` adds.
@@ -124,7 +124,7 @@ class _Watcher:
         # Products of a batch in single precision, their sum in double.
         self.second = self.second + _products(module, rows).double()
         self.first = self.first + rows.sum(0).double()
-        if sum(map(len, self.samples)) < SAMPLE_EXAMPLES:
+        if is_operator(module) and sum(map(len, self.samples)) < SAMPLE_EXAMPLES:
             room = max(1, SAMPLE_BYTES // (x[0].numel() * x.element_size()))
             self.samples.append(x.detach()[:room].clone())
         self.inputs.append(_thinned(x, SAMPLE_VALUES // 16))
@@ -151,12 +151,21 @@ class _Watcher:
         return Statistics(
             second_moment=second,
             mean=self.first / self.rows,
-            sample=torch.cat(self.samples)[:SAMPLE_EXAMPLES],
+            sample=_joined(self.samples)[:SAMPLE_EXAMPLES],
             input_grid=source or fit_grid(torch.cat(self.inputs)),
             output_grid=output_grid,
             damping=damping,
             row_weights=row_weights,
         )
+
+
+def _joined(samples: Sequence[Tensor]) -> Tensor:
+    """Samples of all batches; as rows where examples do not come first in them."""
+    if not samples:
+        return torch.zeros(0)
+    if len({sample.shape[1:] for sample in samples}) > 1:
+        samples = [sample.reshape(-1, sample.shape[-1]) for sample in samples]
+    return torch.cat([*samples])
 
 
 def activate(x: Tensor, activation: str) -> Tensor:

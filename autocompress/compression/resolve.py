@@ -136,7 +136,8 @@ class _Fitter(nn.Module):
         if self.layer.groups > 1:
             self.treated = _shift_bias(dense, self.entry, self.arriving.pop(self.layer.name), y)
             return self._run(y)
-        moments = _paired(dense, self.arriving.pop(self.layer.name), y, self.batch)
+        x, paired = _examples_first(self.arriving.pop(self.layer.name), y)
+        moments = _paired(dense, x, paired, self.batch)
         moment = damped(moments.delivered, self.damping)
         treated = self._fit(dense, moments, moment, y)
         self.treated = _correct_bias(dense, treated, moments)
@@ -202,6 +203,14 @@ def _shift_bias(dense: nn.Module, entry: Treated, x: list[Tensor], y: Tensor) ->
     positions = plain(y[:1])[0, 0].numel() * len(y)
     bias = entry.bias.double() + (wanted - found) / positions
     return replace(entry, bias=bias.to(entry.bias.dtype))
+
+
+def _examples_first(x: list[Tensor], y: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Inputs of all batches in the dense model, and of all examples in the candidate, so that the
+    same rows meet; sequences may come with their steps first."""
+    if sum(map(len, x)) == len(y):
+        return x, y
+    return [part.transpose(0, 1) for part in x], y.transpose(0, 1)
 
 
 def _paired(dense: nn.Module, x: list[Tensor], y: Tensor, batch: int) -> Moments:

@@ -210,3 +210,37 @@ def test_a_file_takes_other_lengths_where_it_is_told_to(tmp_path: Path) -> None:
         found = session.run(None, {name: values.numpy() for name, values in other.items()})[0]
         wanted = result.best.model(**other)["logits"].detach()
         assert float((torch.from_numpy(found) - wanted).abs().max()) <= 0.05
+
+
+class StepsFirst(nn.Module):
+    """Sequences whose steps come first, as many older models have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(6, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32)
+        self.body = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.rnn, self.head = nn.GRU(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.into(x.transpose(0, 1)))
+        return self.head(self.rnn(x)[0].mean(0))
+
+
+def test_batches_of_several_sizes_with_the_steps_first(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, unseen = StepsFirst().eval(), torch.randn(16, 5, 6)
+    space = tmp_path / "space.toml"
+    space.write_text(SPACE + "rank = [1.0, 0.5]\n")
+    result = autocompress.compress(
+        model,
+        calibration=torch.randn(200, 5, 6),  # 150 are fitted to: a batch of 128 and one of 22
+        example_inputs=unseen[:1],
+        evaluate=lambda net: -float((net(unseen) - model(unseen)).square().mean()),
+        budget={"size": "50%"},
+        space=str(space),
+        device="cortex_a76",
+        evaluations=4,
+        out=tmp_path / "run",
+    )
+    assert result.outcome.result["budget"]["size"]["met"]
