@@ -15,6 +15,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of `mallopt`
+
+
 def shared_copy(model: nn.Module) -> nn.Module:
     """A copy whose modules may be swapped and whose tensors are those of the model.
 
@@ -87,7 +90,10 @@ def large_blocks_apart() -> Iterator[None]:
 def _map_from(size: int) -> None:
     option = _in_c("mallopt")
     if option is not None:
-        option(-3, size)  # M_MMAP_THRESHOLD
+        option(_MMAP_THRESHOLD, size)
+        # Setting one stops glibc from raising the other, and a heap that is cut back at every
+        # turn costs ten times what is done in it.
+        option(_TRIM_THRESHOLD, 2**26)
 
 
 @cache
