@@ -35,7 +35,7 @@ class Statistics:
             `d = in / groups * kh * kw`.  Groups of a convolution share one: the mean over groups
             of each one's moment, scaled to a mean diagonal of 1.
         mean: `(d,)` float64 mean of `x`.
-        sample: Some of the layer's inputs, `(n, ...)` float32; none of a layer that is only stored.
+        sample: Some of the inputs, `(n, ...)` float32; none of a layer that is only stored.
         input_grid: int8 grid of the input.
         output_grid: int8 grid of the output, after the activation where one follows.
         damping: Share of the mean diagonal that `damped` adds.

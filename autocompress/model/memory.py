@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of `mallopt`
 
 
