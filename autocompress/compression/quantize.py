@@ -41,7 +41,7 @@ def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
     """
     rows = max(1, CACHED // weight.shape[1])
     if len(weight) > rows:  # sixty passes over what does not leave the cache
-        return torch.cat([fit_scale(part, bits, importance) for part in weight.split(rows)])
+        return torch.cat([fit_scale(part, bits, importance) for part in torch.split(weight, rows)])
     top = largest_code(bits)
     empty = weight.abs().amax(1) == 0
     peak = weight.abs().amax(1).clamp_min(1e-12)
