@@ -61,10 +61,12 @@ class Task:
         Raises:
             TaskError: If the model fails on the example inputs, or gives nothing to compare.
         """
-        return self._look(self._model())
+        return self._look(self._model(), self._example())
 
-    def _look(self, model: nn.Module) -> Interface:
-        value = _call(self.origin, "example_inputs", self.make_example_inputs)
+    def _example(self) -> Any:
+        return _call(self.origin, "example_inputs", self.make_example_inputs)
+
+    def _look(self, model: nn.Module, value: Any) -> Interface:
         if not is_nested(value):
             as_inputs(value, f"{self.origin}: example_inputs()")
         return interface_of(model, value, self.choose_output, self.origin)
@@ -78,7 +80,11 @@ class Task:
         """
         model = self._model()
         if "interface" not in vars(self):  # which would make the model again
-            vars(self)["interface"] = self._look(model)
+            try:
+                example = self._example()
+            except TaskError:  # such as data that is not here: whoever asks for inputs is told
+                return model
+            vars(self)["interface"] = self._look(model, example)
         return model if self.interface.is_plain else self.interface.adapted(model)
 
     def _model(self) -> nn.Module:
@@ -112,7 +118,7 @@ class Task:
             TaskError: If the callable fails.
             DataError: If it is no tensor or tuple of tensors, or not finite.
         """
-        value = _call(self.origin, "example_inputs", self.make_example_inputs)
+        value = self._example()
         where = f"{self.origin}: example_inputs()"
         if is_nested(value):
             return _checked(self.interface.tensors(value, where), self.origin)
