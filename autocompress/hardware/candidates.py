@@ -9,7 +9,7 @@ import numpy as np
 from autocompress.compression.treated import Treated
 from autocompress.hardware.cost_model import Candidate
 from autocompress.hardware.device import kernel_class
-from autocompress.hardware.runtimes.onnx_float import FloatGraph
+from autocompress.hardware.runtimes.float_graph import FloatGraph
 from autocompress.hardware.runtimes.stand_in import GRID, RECTIFIED, output_grid, stand_in
 from autocompress.hardware.work import layer_work
 from autocompress.model.layer import Layer

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autocompress.hardware.runtimes.catalogue import DEFAULT
-from autocompress.hardware.runtimes.onnx_float import FloatGraph
+from autocompress.hardware.runtimes.float_graph import FloatGraph
 from autocompress.hardware.runtimes.runtime import Program, Runner, Runtime, Values
 from autocompress.hardware.timing import Timing, interleaved
 

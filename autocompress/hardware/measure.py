@@ -11,7 +11,7 @@ from autocompress.hardware.cost_model import Edge, IntegerSum, LatencyPrices
 from autocompress.hardware.device import Device
 from autocompress.hardware.imported import sheet_table
 from autocompress.hardware.operations import boundaries, operations_of
-from autocompress.hardware.runtimes.onnx_float import FloatGraph
+from autocompress.hardware.runtimes.float_graph import FloatGraph
 from autocompress.hardware.runtimes.runtime import made_up
 from autocompress.hardware.runtimes.single_op import boundary_signature, layer_signature
 from autocompress.hardware.table import Entry, LatencyTable, cache_path, cached_table

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from autocompress.hardware.rest import VIEWS, Shapes
-from autocompress.hardware.runtimes.onnx_float import HOLE, FloatGraph
+from autocompress.hardware.runtimes.float_graph import HOLE, FloatGraph
 from autocompress.hardware.work import layer_work
 from autocompress.search_space.option import Option
 

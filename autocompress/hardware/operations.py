@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autocompress.compression.moments import activate
 from autocompress.compression.treated import build_module
 from autocompress.hardware.candidates import Menus
-from autocompress.hardware.runtimes.onnx_float import FloatGraph
+from autocompress.hardware.runtimes.float_graph import FloatGraph
 from autocompress.hardware.runtimes.runtime import Program
 from autocompress.hardware.runtimes.single_op import (
     boundary_model,

@@ -24,7 +24,8 @@ from autocompress.hardware.measure import isolated_prices, measure_table
 from autocompress.hardware.operations import operations_of
 from autocompress.hardware.rest import rest_work, tensor_shapes
 from autocompress.hardware.roofline import roofline_ms
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.runtime import Program, Values
 from autocompress.hardware.timing import Timing

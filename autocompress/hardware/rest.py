@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autocompress.hardware.candidates import stand_ins
 from autocompress.hardware.clock import feeds
-from autocompress.hardware.runtimes.onnx_float import HOLE, STORED_HOLE, FloatGraph
+from autocompress.hardware.runtimes.float_graph import HOLE, STORED_HOLE, FloatGraph
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.onnx_session import open_session
 from autocompress.hardware.work import Work

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from autocompress.model.linear import linear_over
+
 
 class Attention(nn.Module):
     """Multi-head attention in canonical form.
@@ -38,8 +40,11 @@ class Attention(nn.Module):
         biases: Sequence[Tensor | None] = (None, None, None)
         if dense.in_proj_bias is not None:
             biases = dense.in_proj_bias.chunk(3)
-        self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
-        self.out_proj = _linear(dense.out_proj.weight, dense.out_proj.bias)
+        self.q_proj, self.k_proj, self.v_proj = (
+            linear_over(weight, bias, nn.Linear)
+            for weight, bias in zip(weights, biases, strict=True)
+        )
+        self.out_proj = linear_over(dense.out_proj.weight, dense.out_proj.bias, nn.Linear)
         self.train(dense.training)
 
     def forward(
@@ -85,14 +90,6 @@ class Attention(nn.Module):
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return output if self.batch_first else output.transpose(0, 1), weights
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
-    return linear
 
 
 def _mask(attention: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:

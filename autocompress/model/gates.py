@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from autocompress.model.linear import linear_over
+
 
 class GateLinear(nn.Linear):
     """One of a recurrent layer's two matrices, `(gates * hidden, in)` and `(gates * hidden,
@@ -43,7 +45,7 @@ class Recurrent(nn.Module):
             for name, into in (("ih", self.reads), ("hh", self.remembers)):
                 weight = getattr(dense, f"weight_{name}_{suffix}")
                 bias = getattr(dense, f"bias_{name}_{suffix}") if dense.bias else None
-                into.append(_gate(weight, bias))
+                into.append(linear_over(weight, bias, GateLinear))
         self.train(dense.training)
 
     def _suffixes(self) -> list[str]:
@@ -134,14 +136,6 @@ class Recurrent(nn.Module):
             x = torch.cat(ways, -1)
         outputs = x.transpose(0, 1) if self.batch_first else x
         return outputs, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
-
-
-def _gate(weight: Tensor, bias: Tensor | None) -> GateLinear:
-    gate = GateLinear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    gate.weight = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
-    if bias is not None:
-        gate.bias = nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
-    return gate
 
 
 def _lstm(read: Tensor, remembered: Tensor, now: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

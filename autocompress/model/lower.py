@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from autocompress.model.attention import Attention
 from autocompress.model.gates import Recurrent
+from autocompress.model.linear import linear_over, shared_parameter
 from autocompress.model.swap import swap
 from autocompress.model.tied import tie
 
@@ -58,9 +59,9 @@ class PlaneConv1d(nn.Module):
             bias=False,
             device="meta",
         )
-        self.conv.weight = _shared(dense.weight, dense.weight.unsqueeze(2))
+        self.conv.weight = shared_parameter(dense.weight, dense.weight.unsqueeze(2))
         if dense.bias is not None:
-            self.conv.bias = _shared(dense.bias, dense.bias)
+            self.conv.bias = shared_parameter(dense.bias, dense.bias)
         self.train(dense.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,9 +148,7 @@ def _transposed(module: nn.Module) -> nn.Module:
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
     assert isinstance(bias, Tensor)
-    linear = nn.Linear(weight.shape[0], weight.shape[1], bias=False, device="meta")
-    linear.weight = _shared(weight, weight.T.contiguous())
-    linear.bias = _shared(bias, bias)
+    linear = linear_over(weight.T.contiguous(), bias, nn.Linear)
     return linear.train(module.training)
 
 
@@ -190,9 +189,5 @@ def _plain(module: nn.Module) -> nn.Module | None:
     plain.register_parameter("weight", nn.Parameter(weight.detach().clone(), requires_grad=False))
     if hasattr(module, "bias"):
         bias = module._parameters.get("bias")
-        plain.register_parameter("bias", None if bias is None else _shared(bias, bias))
+        plain.register_parameter("bias", None if bias is None else shared_parameter(bias, bias))
     return plain.train(module.training)
-
-
-def _shared(like: Tensor, values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.detach(), requires_grad=like.requires_grad)

@@ -23,7 +23,8 @@ from autocompress.hardware.imported import (
 from autocompress.hardware.operations import operations_of
 from autocompress.hardware.profile import Profile, fit_latency, kernel_classes
 from autocompress.hardware.reference import reference_model
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.table import cache_path, empty_table
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autocompress.errors import ConfigError
-from autocompress.hardware.runtimes.onnx_float import Dimension
+from autocompress.hardware.runtimes.float_graph import Dimension
 from autocompress.model.task import Inputs
 from autocompress.study.config import Study
 

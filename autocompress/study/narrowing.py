@@ -16,7 +16,7 @@ from autocompress.compression.moments import Statistics
 from autocompress.compression.narrow import narrow_dense
 from autocompress.errors import StorageError
 from autocompress.files import read_json, write_json
-from autocompress.hardware.runtimes.onnx_float import FloatGraph
+from autocompress.hardware.runtimes.float_graph import FloatGraph
 from autocompress.model.channels import ChannelGroup
 from autocompress.model.task import Inputs
 from autocompress.study.traced import is_faithful

@@ -17,12 +17,8 @@ from autocompress.compression.channels import Channels, usable
 from autocompress.compression.treated import Treated
 from autocompress.errors import ConfigError, DataError, TaskError
 from autocompress.hardware.device import Device, reject
-from autocompress.hardware.runtimes.onnx_float import (
-    Dimension,
-    FloatGraph,
-    export_float,
-    sketch,
-)
+from autocompress.hardware.runtimes.float_graph import Dimension, FloatGraph, sketch
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.model.canonical import canonical
 from autocompress.model.channels import ChannelGroup
 from autocompress.model.grouping import find_groups

@@ -23,10 +23,10 @@ from torch import nn
 from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Treated
 from autocompress.deploy.onnx_file import OnnxModule, write_onnx
-from autocompress.hardware.runtimes import onnx_float, onnx_reshape
-from autocompress.hardware.runtimes.onnx_float import Dimension, FloatGraph
+from autocompress.hardware.runtimes import float_graph, onnx_export, onnx_float, onnx_reshape
+from autocompress.hardware.runtimes.float_graph import Dimension, FloatGraph
 from autocompress.hardware.runtimes.onnx_graph import assemble
-from autocompress.model import dataflow, layer, lower, matrix, sums, trace
+from autocompress.model import dataflow, layer, lower, matrix, sums, tied, trace
 from autocompress.model.layer import Layer
 from autocompress.model.sums import sums_of
 from autocompress.model.task import Inputs
@@ -50,7 +50,10 @@ def trace_key(
     """
     digest = hashlib.sha256(content.encode())
     own = {type(module) for module in model.modules()}
-    parts = (dataflow, layer, lower, matrix, sums, trace, onnx_float, onnx_reshape)
+    parts = (
+        *(dataflow, layer, lower, matrix, sums, tied, trace),
+        *(float_graph, onnx_export, onnx_float, onnx_reshape),
+    )
     files = {inspect.getsourcefile(part) for part in parts}
     try:
         files |= {

@@ -20,7 +20,8 @@ from autocompress.hardware.imported import (
 from autocompress.hardware.measure import measure_table
 from autocompress.hardware.operations import operations_of
 from autocompress.hardware.profile import fit_latency
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.table import LatencyTable
 from autocompress.search_space.option import Option
 

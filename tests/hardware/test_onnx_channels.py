@@ -19,7 +19,8 @@ from autocompress.compression.treated import Treated
 from autocompress.deploy.onnx_file import OnnxModule, load_onnx, write_onnx
 from autocompress.hardware.candidates import candidate_macs, draw_candidates, stand_ins
 from autocompress.hardware.device import get_device, kernel_class, reject
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, optimized_graph
 from autocompress.hardware.runtimes.onnx_graph import assemble, base_bytes, layer_bytes, same_work
 from autocompress.hardware.runtimes.onnx_session import open_session

@@ -13,7 +13,8 @@ from torch import Tensor
 from autocompress.compression.stored import StoredTensor
 from autocompress.compression.treated import Treated
 from autocompress.errors import DeviceError
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.onnx_session import open_session

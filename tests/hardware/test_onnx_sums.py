@@ -12,7 +12,8 @@ from autocompress.compression.treated import Treated, stored_dense
 from autocompress.hardware.candidates import stand_ins
 from autocompress.hardware.device import DEVICES, Device
 from autocompress.hardware.measure import isolated_prices, measure_table
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, optimized_graph
 from autocompress.hardware.runtimes.onnx_graph import assemble, base_bytes, layer_bytes, sum_bytes
 from autocompress.hardware.runtimes.onnx_session import open_session

@@ -22,7 +22,8 @@ from autocompress.hardware.candidates import candidate_macs, stand_ins
 from autocompress.hardware.device import DEVICES, get_device, kernel_class, reject
 from autocompress.hardware.operations import operations_of
 from autocompress.hardware.profile import Profile, fit_latency
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, optimized_graph
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.onnx_session import open_session

@@ -15,7 +15,8 @@ from autocompress.compression.treated import Grid, Treated, build_module, stored
 from autocompress.errors import DeviceError, TaskError
 from autocompress.hardware.candidates import stand_ins
 from autocompress.hardware.processor import exact_bits
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, fused_ops, optimized_graph
 from autocompress.hardware.runtimes.onnx_graph import (
     assemble,

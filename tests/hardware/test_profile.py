@@ -13,7 +13,8 @@ from autocompress.hardware.clock import feeds, time_when_calm
 from autocompress.hardware.device import get_device
 from autocompress.hardware.measure import measure_table
 from autocompress.hardware.profile import Profile, fit_latency
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused, optimized_graph
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.single_op import layer_model

@@ -18,7 +18,8 @@ from autocompress.hardware.clock import feeds, time_models
 from autocompress.hardware.device import DEVICES, Device, machine_fingerprint, reject
 from autocompress.hardware.measure import isolated_prices, measure_table
 from autocompress.hardware.runtimes import openvino_cpu
-from autocompress.hardware.runtimes.onnx_float import FloatGraph, export_float
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.runtime import Program, batch_of, input_names
 from autocompress.hardware.runtimes.unfold import unfolded

@@ -1,76 +1,31 @@
-"""The user's model as an ONNX graph with a hole for each layer: exported once, filled often."""
+"""Makes the ONNX graph of a model with a hole for each layer: exported once, filled often."""
 
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
-import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from autocompress.errors import TaskError
+from autocompress.hardware.runtimes.float_graph import (
+    DOMAIN,
+    HOLE,
+    STORED_HOLE,
+    Dimension,
+    FloatGraph,
+)
+from autocompress.hardware.runtimes.onnx_export import export_onnx, quiet
 from autocompress.hardware.runtimes.onnx_reshape import free_reshapes
 from autocompress.model.layer import Layer
 from autocompress.model.sums import Sum, sums_of
 
-OPSET = 21  # the first with int4 tensors
-HOLE = "autocompress.Layer"
-STORED_HOLE = "autocompress.Weight"  # in the place of a tensor of a layer that is only stored
-_DOMAIN = "autocompress"
-
-Dimension: TypeAlias = tuple[int, int]  # number of an input, and of one of its dimensions
 _OPERATORS = {"relu": "Relu", "relu6": "Clip"}
 _SCOPES = "pkg.torch.onnx.name_scopes"
-
-
-@dataclass(frozen=True)
-class FloatGraph:
-    """A model without its layers.
-
-    Args:
-        proto: Optimised graph in which each call of a layer is one node `autocompress.Layer` that
-            bears the layer's name; the layers' weights are not in it.  Weight and bias of a layer
-            that is only stored are nodes `autocompress.Weight`.
-        layers: The layers that are holes, in model order.
-        modules: Their dense modules, and those of `stored`.
-        static_batch: Batch size that the graph is bound to; 0 when it takes any.
-        sums: Additions that may be rounded; each is an `Add` node that bears its name.
-        stored: Treated layers that run on no other kernels than the dense ones.
-        is_exported: Whether it computes the model; else it is a `sketch`.
-        is_dynamic: Whether other dimensions than the batch are free, such as the length of a text.
-    """
-
-    proto: onnx.ModelProto
-    layers: tuple[Layer, ...]
-    modules: dict[str, nn.Module]
-    static_batch: int
-    sums: Mapping[str, Sum] = field(default_factory=dict)
-    stored: tuple[Layer, ...] = ()
-    is_exported: bool = True
-    is_dynamic: bool = False
-
-    def layer(self, name: str) -> Layer:
-        """A layer of either sort."""
-        return next(layer for layer in (*self.layers, *self.stored) if layer.name == name)
-
-    def holes(self) -> dict[str, list[onnx.NodeProto]]:
-        """Layer name to its nodes: one a call, or one a tensor of a layer that is only stored."""
-        layers = (*self.layers, *self.stored)
-        found: dict[str, list[onnx.NodeProto]] = {layer.name: [] for layer in layers}
-        for node in self.proto.graph.node:
-            if node.op_type in (HOLE, STORED_HOLE):
-                found[node.name].append(node)
-        return found
 
 
 def export_float(
@@ -95,7 +50,7 @@ def export_float(
     Raises:
         TaskError: If the model cannot be exported, or a treated layer is not found in the graph.
     """
-    proto, static_batch = _export(model, example_inputs, dynamic)
+    proto, static_batch = export_onnx(model, example_inputs, dynamic)
     treated = tuple(layer for layer in layers if layer.is_treated and layer.is_operator)
     stored = tuple(layer for layer in layers if layer.is_treated and not layer.is_operator)
     modules = {layer.name: model.get_submodule(layer.name) for layer in (*treated, *stored)}
@@ -116,105 +71,6 @@ def export_float(
     return FloatGraph(
         proto, treated, modules, static_batch, sums, stored, is_dynamic=bool(dynamic)
     )
-
-
-def sketch(
-    model: nn.Module, layers: Sequence[Layer], example_inputs: tuple[Tensor, ...]
-) -> FloatGraph:
-    """The layers of a model that cannot be exported, in running order and with nothing between:
-    it counts and prices them, and cannot be run.
-
-    Args:
-        model: Module in evaluation mode.
-        layers: What the trace found.
-        example_inputs: Positional inputs of one forward pass.
-    """
-    treated = tuple(layer for layer in layers if layer.is_treated)
-    nodes = []
-    for layer in treated:
-        for call in range(layer.calls if layer.is_operator else 1):
-            name = f"{layer.name}/{call}"
-            if layer.is_operator:
-                hole = helper.make_node(HOLE, [f"{name}/in"], [f"{name}/out"], domain=_DOMAIN)
-            else:
-                hole = helper.make_node(STORED_HOLE, [], [name], domain=_DOMAIN, part="weight")
-            hole.name = layer.name
-            nodes.append(hole)
-    inputs = [
-        helper.make_tensor_value_info(
-            f"input_{index}",
-            helper.np_dtype_to_tensor_dtype(value.numpy().dtype),
-            [None, *value.shape[1:]],
-        )
-        for index, value in enumerate(example_inputs)
-    ]
-    graph = helper.make_graph(nodes, "sketch", inputs, [])
-    return FloatGraph(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]),
-        tuple(layer for layer in treated if layer.is_operator),
-        {layer.name: model.get_submodule(layer.name) for layer in treated},
-        0,
-        {},
-        tuple(layer for layer in treated if not layer.is_operator),
-        is_exported=False,
-    )
-
-
-def _export(
-    model: nn.Module, inputs: tuple[Tensor, ...], dynamic: Sequence[Dimension]
-) -> tuple[onnx.ModelProto, int]:
-    """The unoptimised model, and the batch size it is bound to."""
-    batch = torch.export.Dim("batch")
-    free: list[dict[int, torch.export.Dim]] = [{} for _ in inputs]
-    for index, dimension in dynamic:
-        length = inputs[index].shape[dimension]
-        free[index][dimension] = torch.export.Dim(f"length_{length}")
-    attempts: list[tuple[dict[int, torch.export.Dim], ...] | None] = [
-        tuple(free) if dynamic else None
-    ]
-    if all(value.dim() for value in inputs) and len({len(value) for value in inputs}) == 1:
-        attempts.insert(0, tuple({0: batch, **dims} for dims in free))
-    failure = ""
-    for shapes in attempts:
-        try:
-            with _quiet(), torch.no_grad():
-                program = torch.onnx.export(
-                    model,
-                    inputs,
-                    dynamo=True,
-                    dynamic_shapes=shapes,
-                    optimize=False,
-                    opset_version=OPSET,
-                    verbose=False,
-                )
-        except torch.onnx.errors.OnnxExporterError as error:
-            failure = str(error).strip().splitlines()[0]
-            continue
-        assert program is not None
-        proto = program.model_proto
-        # A batch that the model binds comes back fixed, although it was asked for as free.
-        dims = proto.graph.input[0].type.tensor_type.shape.dim
-        return proto, int(dims[0].dim_value) if dims else 1
-    lengths = " with free lengths" * bool(dynamic)
-    raise TaskError(f"the model cannot be exported to ONNX{lengths}: {failure}")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's advice to its own authors away from the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
@@ -239,7 +95,7 @@ def _take_out(proto: onnx.ModelProto, layers: Sequence[Layer], model: nn.Module)
             here = [name for name in names.get(id(own), ()) if name in tensors]
             for name in here:
                 hole = helper.make_node(
-                    STORED_HOLE, [], [name], name=layer.name, domain=_DOMAIN, part=part
+                    STORED_HOLE, [], [name], name=layer.name, domain=DOMAIN, part=part
                 )
                 hole.attribute.append(helper.make_attribute("layer", layer.name))
                 graph.node.insert(0, hole)
@@ -280,7 +136,7 @@ def _dig_holes(
         # The weights are gone: only the attribute tells two layers that read the same value apart,
         # or the optimiser would merge them.
         hole = helper.make_node(
-            HOLE, [value], list(last.output), name=name, domain=_DOMAIN, layer=name
+            HOLE, [value], list(last.output), name=name, domain=DOMAIN, layer=name
         )
         holes[id(last)] = hole
         inside |= {id(node) for node in nodes}
@@ -297,7 +153,7 @@ def _dig_holes(
     del graph.node[:], graph.initializer[:]
     graph.node.extend(kept)
     graph.initializer.extend(weights)
-    proto.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+    proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
 def _name_sums(graph: onnx.GraphProto, sums: Mapping[str, Sum]) -> None:
@@ -370,7 +226,7 @@ def _tidy(proto: onnx.ModelProto, sums: Collection[str]) -> onnx.ModelProto:
     """Fold constants around the holes; drop the exporter's notes, which can outweigh the model."""
     from onnxscript import optimizer, rewriter
 
-    with _quiet():
+    with quiet():
         proto = rewriter.rewrite(optimizer.optimize(proto))
         proto = optimizer.optimize(proto)
     free_reshapes(proto)

@@ -10,14 +10,11 @@ from onnx import helper
 
 from autocompress.compression.rounded import rounded_sums
 from autocompress.compression.treated import Grid, Treated, stored_dense
-from autocompress.hardware.runtimes.onnx_float import HOLE, STORED_HOLE, FloatGraph
-from autocompress.hardware.runtimes.onnx_layer import (
-    LayerNodes,
-    layer_nodes,
-    message_bytes,
-    stored_nodes,
-)
+from autocompress.hardware.runtimes.float_graph import HOLE, STORED_HOLE, FloatGraph
+from autocompress.hardware.runtimes.onnx_layer import layer_nodes
+from autocompress.hardware.runtimes.onnx_nodes import LayerNodes, message_bytes
 from autocompress.hardware.runtimes.onnx_session import LOADER_KEY, Loader
+from autocompress.hardware.runtimes.onnx_stored import stored_nodes
 from autocompress.hardware.runtimes.onnx_sums import sum_nodes
 from autocompress.hardware.runtimes.stand_in import GRID, RECTIFIED, stand_in
 from autocompress.search_space.option import Option

@@ -1,4 +1,4 @@
-"""How one treated layer is written in ONNX: its nodes, its stored tensors, and the bytes of both.
+"""How one call of a treated layer is written in ONNX.
 
 Float layers stay `Conv` and `Gemm`.  Int8 layers are written as quantise-dequantise pairs around
 the same nodes, which onnxruntime fuses into `QLinearConv` and `QGemm`: uint8 activations per
@@ -7,52 +7,22 @@ tensor, int8 weights per output channel, int32 bias.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
-from autocompress.compression.treated import Grid, StoredTensor, Treated, bias_codes
+from autocompress.compression.treated import Grid, Treated
 from autocompress.errors import DeviceError
+from autocompress.hardware.runtimes.onnx_nodes import LayerNodes, NodeWriter
 from autocompress.model.layer import Layer
-from autocompress.model.matrix import stored_layout, weight_of
 from autocompress.search_space.factors import kernel_index
 
 FORMATS = ("archive", "onnx")
-
-
-@dataclass(frozen=True)
-class LayerNodes:
-    """What one layer adds to a graph.
-
-    Args:
-        nodes: Nodes in running order.
-        initializers: Tensors that they read.
-    """
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that the layer adds to the serialised graph."""
-        return message_bytes(self.nodes) + message_bytes(self.initializers)
-
-
-def message_bytes(messages: Iterable[onnx.NodeProto | onnx.TensorProto]) -> int:
-    """Serialised bytes of repeated fields whose tag takes one byte, tags and lengths included."""
-    total = 0
-    for message in messages:
-        size = message.ByteSize()
-        total += 1 + max(1, -(-size.bit_length() // 7)) + size
-    return total
 
 
 def layer_nodes(
@@ -104,51 +74,15 @@ def layer_nodes(
     return writer.result
 
 
-def stored_nodes(
-    layer: Layer,
-    module: nn.Module,
-    treated: Treated,
-    format: str,
-    part: str,
-    target: str,
-) -> LayerNodes:
-    """Write a tensor of a layer that is only stored in fewer bytes.
-
-    Args:
-        layer: What the trace says of it.
-        module: The dense module; gives the layout of the weight.
-        treated: What is stored.
-        format: As for `layer_nodes`; in `onnx` a graph of constants makes the tensor when the
-            session loads.
-        part: `weight` or `bias`.
-        target: Name of the tensor.
-    """
-    writer = _Writer(layer, module, format, (), 0)
-    if part == "bias":
-        assert treated.bias is not None
-        writer.constant(target, treated.bias.float())
-    elif format == "archive" or (len(treated.weights) == 1 and treated.weights[0].bits == 32):
-        if layer.is_operator and not treated.is_int8 and len(treated.weights) == 1:
-            writer.node("Identity", [writer.shared("weight0")], target)  # what the layer reads
-        else:
-            writer.constant(target, weight_of(module, treated.matrix()))
-    else:
-        writer.unfolded(treated, target)
-    return writer.result
-
-
-class _Writer:
-    """Collects the nodes of one call of a layer; every name begins with the layer's."""
+class _Writer(NodeWriter):
+    """Writes the steps of a layer one after the other."""
 
     def __init__(
         self, layer: Layer, module: nn.Module, format: str, pads: Sequence[int], call: int
     ) -> None:
-        self.layer = layer
+        super().__init__(layer, format, call)
         self.module = module
-        self.format = format
         self.pads = pads
-        self.call = call
-        self.result = LayerNodes()
 
     def steps(
         self,
@@ -211,77 +145,6 @@ class _Writer:
             self.node("Gemm", inputs, target, name=self.step_name(index), transB=1)
         return target
 
-    def constant(self, target: str, values: Tensor) -> None:
-        """A tensor as it stands, under the name that the graph has for it."""
-        array = np.asarray(values.detach().numpy(), order="C")
-        self.result.initializers.append(numpy_helper.from_array(array, target))
-
-    def unfolded(self, treated: Treated, target: str) -> None:
-        """The weight from its stored tensors, in the layout that its operator reads."""
-        value = ""
-        is_tied = self.layer.is_operator  # its own nodes hold the codes already
-        for index, stored in enumerate(treated.weights):
-            rows, columns = stored.codes.shape
-            factor = self.float_weight(index, stored, (rows, columns), "tied" * is_tied)
-            inputs = [factor, value]
-            value = (
-                self.node("MatMul", inputs, self.shared(f"product{index}")) if value else factor
-            )
-        first, order, last = stored_layout(self.module)
-        if order:
-            shape = self.tensor("layout", np.asarray(first, np.int64))
-            value = self.node("Reshape", [value, shape], self.shared("parts"))
-            value = self.node("Transpose", [value], self.shared("order"), perm=order)
-        shape = self.tensor("shape", np.asarray(last, np.int64))
-        self.node("Reshape", [value, shape], target)
-
-    def float_weight(
-        self, index: int, stored: StoredTensor, shape: tuple[int, ...], again: str = ""
-    ) -> str:
-        """The weight in float; where the codes are in the graph already, what it is called
-        beside them."""
-        name = f"weight{index}"
-        if self.format == "archive" or stored.bits == 32:
-            return self.tensor(name, stored.dense().reshape(shape).numpy())
-        if stored.bits == 16:
-            half = self.tensor(name, stored.codes.half().reshape(shape).numpy(), bool(again))
-            return self.node("Cast", [half], self.shared(f"{name}/float{again}"), once=True, to=1)
-        if stored.group or stored.zero is not None or stored.scale is None:
-            raise DeviceError(
-                f"layer {self.layer.name!r}: an ONNX file holds integer weights with one step for"
-                " each row or for all; codebooks, zero points and runs of columns it does not"
-            )
-        # A cast and a product are folded into a float weight when the session loads; a
-        # DequantizeLinear node is not, it would run at every call.
-        codes = stored.codes.reshape(shape)
-        if stored.bits <= 4 and not again:
-            packed = self.int4(name, codes)
-        else:
-            packed = self.tensor(name, codes.numpy(), bool(again))
-        floats = self.node("Cast", [packed], self.shared(f"{name}/float{again}"), once=True, to=1)
-        rows = stored.scale.float().reshape(-1, *[1] * (len(shape) - 1))
-        scale = self.tensor(f"{name}/scale{again}", rows.numpy())
-        return self.node("Mul", [floats, scale], self.shared(f"{name}/value{again}"), once=True)
-
-    def int8_weight(self, index: int, stored: StoredTensor, shape: tuple[int, ...]) -> str:
-        if not stored.is_uniform:
-            raise DeviceError(
-                f"layer {self.layer.name!r}: int8 activations need weights of at most 8 bits with"
-                " one step for each row or for all"
-            )
-        name = f"weight{index}"
-        codes = self.tensor(name, stored.codes.reshape(shape).numpy())
-        scale = self.tensor(f"{name}/scale", stored.row_steps().numpy())
-        # Without an explicit zero point onnxruntime does not fuse QGemm.
-        zero = self.tensor(f"{name}/zero", np.zeros(len(stored.codes), np.int8))
-        target = self.shared(f"{name}/value")
-        return self.node("DequantizeLinear", [codes, scale, zero], target, once=True, axis=0)
-
-    def int32_bias(self, bias: Tensor, stored: StoredTensor, grid: Grid) -> str:
-        codes, scale = (part.numpy() for part in bias_codes(bias, stored, grid))
-        names = [self.tensor("bias", codes), self.tensor("bias/scale", scale)]
-        return self.node("DequantizeLinear", names, self.shared("bias/value"), once=True, axis=0)
-
     def rectify(self, value: str, activation: str, grid: Grid | None, target: str) -> str:
         """A ReLU or ReLU6.  A grid that ends at 6 or below clips by itself."""
         if activation == "relu6" and not (grid and grid.high <= 6.0001):
@@ -322,48 +185,6 @@ class _Writer:
     def step_name(self, index: int) -> str:
         """Name of the node that does the arithmetic, by which the fused operator is found."""
         return self.name(f"step{index}")
-
-    def name(self, part: str) -> str:
-        """A name that belongs to this call alone."""
-        return f"{self.layer.name}/{part}" + (f"/call{self.call}" if self.call else "")
-
-    def shared(self, part: str) -> str:
-        """A name that all calls share."""
-        return f"{self.layer.name}/{part}"
-
-    def tensor(self, part: str, values: NDArray[np.generic], known: bool = False) -> str:
-        if not (self.call or known):
-            array = np.asarray(values, order="C")
-            self.result.initializers.append(numpy_helper.from_array(array, self.shared(part)))
-        return self.shared(part)
-
-    def int4(self, part: str, codes: Tensor) -> str:
-        if not self.call:
-            nibbles = codes.numpy().reshape(-1).astype(np.uint8) & 15
-            nibbles = np.append(nibbles, np.zeros(nibbles.size % 2, np.uint8))
-            packed = (nibbles[::2] | (nibbles[1::2] << 4)).tobytes()
-            shape = list(codes.shape)
-            name = self.shared(part)
-            self.result.initializers.append(
-                TensorProto(name=name, data_type=TensorProto.INT4, dims=shape, raw_data=packed)
-            )
-        return self.shared(part)
-
-    def node(
-        self,
-        operator: str,
-        inputs: list[str],
-        target: str,
-        *,
-        once: bool = False,
-        name: str = "",
-        **attributes: Any,
-    ) -> str:
-        if not (once and self.call):
-            # Only the node that does the arithmetic is named: names cost bytes.
-            node = helper.make_node(operator, inputs, [target], name=name or None, **attributes)
-            self.result.nodes.append(node)
-        return target
 
 
 def grid_arrays(grid: Grid) -> tuple[tuple[str, NDArray[np.generic]], ...]:

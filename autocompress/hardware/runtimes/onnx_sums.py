@@ -8,8 +8,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from autocompress.compression.treated import Grid
-from autocompress.hardware.runtimes.onnx_float import FloatGraph
-from autocompress.hardware.runtimes.onnx_layer import LayerNodes, grid_arrays
+from autocompress.hardware.runtimes.float_graph import FloatGraph
+from autocompress.hardware.runtimes.onnx_layer import grid_arrays
+from autocompress.hardware.runtimes.onnx_nodes import LayerNodes
 
 
 @dataclass(frozen=True)

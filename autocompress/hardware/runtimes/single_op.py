@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from autocompress.hardware.runtimes.onnx_float import OPSET
+from autocompress.hardware.runtimes.float_graph import OPSET
 from autocompress.hardware.runtimes.onnx_layer import convolution_attributes, layer_nodes
 from autocompress.hardware.runtimes.stand_in import stand_in
 from autocompress.model.layer import Layer
