@@ -238,6 +238,7 @@ def _pack(entry: Entry) -> bytes:
         "bits": [weight.bits for weight in treated.weights],
         "groups": [weight.group for weight in treated.weights],
         "grids": [grid and [grid.scale, grid.zero_point] for grid in treated.grids],
+        "dynamic": treated.is_dynamic,
         "sizes": treated.narrow and treated.narrow.sizes,
         "error": entry.error,
     }
@@ -266,7 +267,7 @@ def _read(path: Path) -> Entry | None:
         grids = tuple(Grid(*grid) if grid else None for grid in facts["grids"])
         sizes = facts["sizes"]
         narrow = Narrow((sizes[0], sizes[1]), None, tensors["inputs"]) if sizes else None
-        treated = Treated(weights, tensors.get("bias"), grids, narrow)
+        treated = Treated(weights, tensors.get("bias"), grids, narrow, bool(facts["dynamic"]))
         return Entry(treated, float(facts["error"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -68,7 +68,7 @@ def carry(
         built = build_module(dense, Treated(weights, None))
         assert isinstance(built, nn.Sequential)
         grids = (grids[0], *middle_grids(list(built), sample, grids[0]), grids[-1])
-    return Treated(weights, entry.bias, grids)
+    return Treated(weights, entry.bias, grids, is_dynamic=entry.is_dynamic)
 
 
 def _baseline(

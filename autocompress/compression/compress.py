@@ -102,7 +102,7 @@ def finish(
     bias = own.detach() if isinstance(own, Tensor) else None
     if bias is not None and option.bits < 32:
         bias = bias.half()
-    treated = Treated(tensors, bias)
+    treated = Treated(tensors, bias, is_dynamic=option.activations == "dynamic")
     if option.activations != "int8":
         return treated
     return Treated(tensors, bias, _grids(layer, module, statistics, treated))

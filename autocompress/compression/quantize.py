@@ -34,14 +34,20 @@ def fit_scale(weight: Tensor, bits: int, importance: Tensor) -> Tensor:
     Args:
         weight: `(rows, d)`.
         bits: 2-8.
-        importance: `(d,)` weights of the squared errors, such as the diagonal of `H`.
+        importance: `(d,)` weights of the squared errors, such as the diagonal of `H`, or
+            `(rows, d)` where they differ by row.
 
     Returns:
         `(rows,)` float16, positive and finite.
     """
     rows = max(1, CACHED // weight.shape[1])
     if len(weight) > rows:  # sixty passes over what does not leave the cache
-        return torch.cat([fit_scale(part, bits, importance) for part in torch.split(weight, rows)])
+        parts = zip(
+            torch.split(weight, rows),
+            torch.split(importance.expand_as(weight), rows),
+            strict=True,
+        )
+        return torch.cat([fit_scale(part, bits, counts) for part, counts in parts])
     top = largest_code(bits)
     empty = weight.abs().amax(1) == 0
     peak = weight.abs().amax(1).clamp_min(1e-12)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from autocompress.compression.rounded import swap_sums
 from autocompress.compression.trainable_tensor import TrainableTensor, as_half, through
-from autocompress.compression.treated import FakeQuantize, Grid, Treated
+from autocompress.compression.treated import (
+    PLAIN_RUN,
+    DynamicQuantize,
+    FakeQuantize,
+    Grid,
+    Treated,
+    dynamic_run,
+)
 from autocompress.model.swap import swap
 from autocompress.search_space.factors import kernel_index
 
@@ -44,6 +51,10 @@ class TrainableLayer(nn.Module):
         self.rounds = nn.ModuleList(
             _Rounding(grid) if grid else nn.Identity() for grid in wide.grids
         )
+        if wide.is_dynamic:
+            # Free weights come to have one step for each tensor.
+            runs = [PLAIN_RUN if free else dynamic_run(weight) for weight in wide.weights]
+            self.rounds = nn.ModuleList([*map(DynamicQuantize, runs), nn.Identity()])
 
     def forward(self, x: Tensor) -> Tensor:
         (dense,) = self.dense
@@ -91,7 +102,7 @@ class TrainableLayer(nn.Module):
         if narrow is not None and narrow.outputs is not None:
             weights[-1] = weights[-1].rows(narrow.outputs)
             bias = None if bias is None else bias[narrow.outputs]
-        return Treated(tuple(weights), bias, self.start.grids, narrow)
+        return replace(self.start, weights=tuple(weights), bias=bias)
 
     def _bias(self, weight: Tensor) -> Tensor | None:
         """The bias as it is stored; zero in free layers for outputs that no input reaches."""

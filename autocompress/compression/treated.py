@@ -17,6 +17,8 @@ from autocompress.compression.stored import StoredTensor as StoredTensor
 from autocompress.model.matrix import STORED, matrix_of, with_matrix
 from autocompress.search_space.factors import kernel_index
 
+PLAIN_RUN = 128  # inputs that share a step: longer runs are hardly faster, shorter ones slower
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -66,12 +68,15 @@ class Treated:
         grids: Empty for float activations.  For int8: grid of the input, then of each stored
             tensor's output; an output whose grid is None stays float.
         narrow: Which channels these are the weights of; None for all.
+        is_dynamic: Whether each tensor's input is rounded to int8 at each call, see
+            `DynamicQuantize`; such a layer has no grids.
     """
 
     weights: tuple[StoredTensor, ...]
     bias: Tensor | None
     grids: tuple[Grid | None, ...] = ()
     narrow: Narrow | None = None
+    is_dynamic: bool = False
 
     @property
     def is_int8(self) -> bool:
@@ -117,7 +122,7 @@ class Treated:
                 wide = bias.new_zeros(self.narrow.sizes[0])
                 wide[outputs] = bias
                 bias = wide
-        return Treated(tuple(weights), bias, self.grids)
+        return Treated(tuple(weights), bias, self.grids, is_dynamic=self.is_dynamic)
 
     def with_outputs(self, outputs: Tensor) -> Treated:
         """A layer that has all of its output channels with some of them only."""
@@ -128,6 +133,7 @@ class Treated:
             None if self.bias is None else self.bias[outputs],
             self.grids,
             Narrow((len(last.codes), width), outputs, inputs),
+            self.is_dynamic,
         )
 
 
@@ -157,6 +163,39 @@ class FakeQuantize(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.grid.scale:.4g}, zero_point={self.grid.zero_point}"
+
+
+class DynamicQuantize(nn.Module):
+    """Rounds values to int8 in runs of a row, each with the step that its largest value asks for,
+    as onnxruntime's `MatMulNBits` does with accuracy level 4.
+
+    Args:
+        run: Values of a run; the last one of a row may be shorter.
+    """
+
+    def __init__(self, run: int) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        with torch.no_grad():
+            runs = nn.functional.pad(x, (0, -width % self.run))
+            runs = runs.reshape(*x.shape[:-1], -1, self.run)
+            largest = runs.abs().amax(-1, keepdim=True)
+            codes = (runs * torch.where(largest > 0, 127 / largest, 0.0)).round_()
+            rounded: Tensor = codes.mul_(largest / 127).flatten(-2)[..., :width]
+        # Gradients pass straight through the rounding (Bengio et al., 1308.3432).
+        return x + (rounded - x).detach() if x.requires_grad else rounded
+
+    def extra_repr(self) -> str:
+        return f"run={self.run}"
+
+
+def dynamic_run(stored: StoredTensor) -> int:
+    """How many inputs share a step where they are rounded at each call: as many as weights do, or
+    `PLAIN_RUN` where a whole row of weights has one."""
+    return stored.group or PLAIN_RUN
 
 
 def bias_codes(bias: Tensor, stored: StoredTensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -213,6 +252,8 @@ def build_module(layer: nn.Module, treated: Treated) -> nn.Module:
     for index, step in enumerate(steps):
         grid = treated.grids[index] if treated.is_int8 else None
         modules += [FakeQuantize(grid)] if grid else []
+        if treated.is_dynamic:
+            modules.append(DynamicQuantize(dynamic_run(treated.weights[index])))
         modules.append(step)
     last = treated.grids[-1] if treated.is_int8 else None
     modules += [FakeQuantize(last)] if last else []

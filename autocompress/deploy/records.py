@@ -200,8 +200,11 @@ def pack_layer(name: str, option_id: str, treated: Treated, coder: str = "entrop
     kind = None if bias is None else bias.dtype
     if kind not in _BIAS or (bias is not None and bias.shape != weights[-1].codes.shape[:1]):
         raise ValueError(f"{name}: bias must be float16 or float32, one for each output")
+    if treated.is_dynamic and (grids or len(weights) == 3):
+        raise ValueError(f"{name}: inputs are rounded at each call, which takes no grids, no core")
     present = sum((grid is not None) << index for index, grid in enumerate(grids))
-    flags = bool(grids) << 3 | bool(treated.narrow) << 7
+    # Grids that are announced, and none of them there: none is needed, inputs are measured.
+    flags = (bool(grids) or treated.is_dynamic) << 3 | bool(treated.narrow) << 7
     if len(weights) == 3:
         head = bytes([flags | _CORE, _BIAS.index(kind) | present << 2])
     else:
@@ -238,12 +241,13 @@ def read_layer(reader: Reader) -> Record:
     bias = None if dtype is None else read_floats(reader, outputs, dtype)
     bias_bytes = before - reader.left
     grids: tuple[Grid | None, ...] = ()
-    if flags & 8:
+    is_dynamic = bool(flags & 8) and not has_grid
+    if flags & 8 and not is_dynamic:
         present = [bool(has_grid >> index & 1) for index in range(count + 1)]
         grids = tuple(_read_grid(reader) if here else None for here in present)
     # The first factor of a core has a column a channel, other tensors one for each of its taps.
     narrow = _read_narrow(reader, outputs, shapes[0][1], count == 3) if flags & 128 else None
-    treated = Treated(tuple(weights), bias, grids, narrow)
+    treated = Treated(tuple(weights), bias, grids, narrow, is_dynamic)
     scales = tuple(map(scale_bytes, blocks, weights))
     sizes = Sizes(start - reader.left, head, tuple(map(len, blocks)), scales, bias_bytes)
     return Record(option, treated, sizes)

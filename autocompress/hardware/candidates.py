@@ -13,7 +13,7 @@ from autocompress.hardware.runtimes.float_graph import FloatGraph
 from autocompress.hardware.runtimes.stand_in import GRID, RECTIFIED, output_grid, stand_in
 from autocompress.hardware.work import layer_work
 from autocompress.model.layer import Layer
-from autocompress.search_space.option import Option
+from autocompress.search_space.option import ACTIVATIONS, Option
 from autocompress.search_space.widths import SharedWidth, at_levels
 
 Menus = Mapping[str, Sequence[Option]]
@@ -26,12 +26,14 @@ def draw_candidates(
     widths: Sequence[SharedWidth] = (),
     together: Sequence[Sequence[str]] = (),
 ) -> list[dict[str, Option]]:
-    """Distinct candidates of kernel classes: all dense, all int8, then random mixtures.
+    """Distinct candidates of kernel classes: all dense, all int8, all on packed weights where
+    there are such kernels, then random mixtures.
 
-    The share of int8 layers differs from one to the next, so that every amount of mixing occurs.
-    Layers that share a width have it in common: each width that all may have comes once in float
-    and once in int8, and half of the mixtures are narrow.  Fewer than `count` come back when there
-    are no more.
+    The share of int8 layers differs from one to the next, so that every amount of mixing occurs;
+    where layers may run on packed weights, every other mixture has those in the place of int8, or
+    both.  Layers that share a width have it in common: each width that all may have comes once in
+    each type of activations, and half of the mixtures are narrow.  Fewer than `count` come back
+    when there are no more.
 
     Args:
         classes: Layer name to its kernel classes.
@@ -42,11 +44,13 @@ def draw_candidates(
             int8, as such a set may be in half of the mixtures.
     """
     full = at_levels(classes, widths, {width.name: 0 for width in widths})
+    offered = {option.activations for menu in classes.values() for option in menu}
+    kinds = [kind for kind in ACTIVATIONS if kind in offered | {"float32", "int8"}]
     drawn: list[dict[str, Option]] = []
     for level in range(max((width.levels for width in widths), default=1)):
         levels = {width.name: min(level, width.levels - 1) for width in widths}
         menus = at_levels(classes, widths, levels)
-        for wanted in ("float32", "int8"):
+        for wanted in kinds:
             uniform = {name: _plain(menu, wanted) for name, menu in menus.items()}
             drawn += [uniform] if uniform not in drawn and len(drawn) < count else []
     tries = 0
@@ -59,10 +63,13 @@ def draw_candidates(
             chosen = at_levels(classes, widths, levels)
         grouped = bool(together) and len(drawn) % 4 > 1
         joined = [group for group in together if grouped and generator.random() < share]
+        packed = generator.random() if "dynamic" in kinds and tries % 2 else 0.0
         candidate = {}
         for name, menu in chosen.items():
             is_int8 = generator.random() < share or any(name in group for group in joined)
             wanted = "int8" if is_int8 else "float32"
+            if "dynamic" in kinds and generator.random() < packed:
+                wanted = "dynamic"
             options = [option for option in menu if option.activations == wanted] or list(menu)
             candidate[name] = options[int(generator.integers(len(options)))]
         if candidate not in drawn:

@@ -1,8 +1,9 @@
 """Latency as a sum of prices: one per layer and option, one per change between float and int8.
 
 Operations timed alone do not add up to a model: caches, layouts and overheads differ.  So their
-sums are scaled to whole-model runs by five non-negative coefficients (float time, int8 time,
-boundary time, number of boundaries, constant); then each price moves towards what the runs say.
+sums are scaled to whole-model runs by non-negative coefficients (float time, int8 time, time on
+packed weights, boundary time, number of boundaries, constant); then each price moves towards what
+the runs say.
 A residual addition between int8 layers alone is done on integers, and saves boundaries.
 """
 
@@ -18,12 +19,12 @@ from scipy.optimize import nnls
 
 from autocompress.errors import DeviceError, StorageError
 from autocompress.hardware.device import kernel_class
-from autocompress.search_space.option import Option
+from autocompress.search_space.option import ACTIVATIONS, Option
 
 Candidate = Mapping[str, Option]
 Term = tuple[str, ...]
 
-# How far a price may move from what the five coefficients make of it: a share of itself and of the
+# How far a price may move from what the coefficients make of it: a share of itself and of the
 # model's latency, times one of `WIDTHS`; and what a run is off by, as a share of itself.
 PRICE_SHARE, MODEL_SHARE, NOISE_SHARE = 0.3, 0.02, 0.01
 WIDTHS = (0.01, 0.1, 0.3, 1.0)
@@ -158,39 +159,40 @@ def direction(edge: Edge, candidate: Candidate) -> str:
 
 
 def features(isolated: LatencyPrices, candidate: Candidate) -> NDArray[np.float64]:
-    """`(5,)`: float time, int8 time, boundary time, number of boundaries, 1."""
-    row = np.zeros(5)
+    """`(6,)`: float time, int8 time, time on packed weights, boundary time, number of boundaries,
+    1."""
+    row = np.zeros(6)
     for layer in isolated.unit_ms:
         option = candidate.get(layer, Option())
-        row[1 if option.activations == "int8" else 0] += isolated.unit(layer, option)
+        row[ACTIVATIONS.index(option.activations)] += isolated.unit(layer, option)
     for edge in isolated.edges:
         change = direction(edge, candidate)
         if change:
-            row[2] += edge.up_ms if change == "up" else edge.down_ms
-            row[3] += 1
+            row[3] += edge.up_ms if change == "up" else edge.down_ms
+            row[4] += 1
     for found in isolated.sums:
         if found.is_integer(candidate):
-            row[2] -= found.saved_ms
-            row[3] -= found.boundaries
-    row[4] = 1
+            row[3] -= found.saved_ms
+            row[4] -= found.boundaries
+    row[5] = 1
     return row
 
 
 def fit_coefficients(
     isolated: LatencyPrices, candidates: Sequence[Candidate], measured_ms: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """`(5,)` non-negative coefficients of `features` with the least squared relative error."""
+    """`(6,)` non-negative coefficients of `features` with the least squared relative error."""
     rows = np.array([features(isolated, candidate) for candidate in candidates])
     coefficients, _ = nnls(rows / measured_ms[:, None], np.ones(len(rows)))
     return np.asarray(coefficients)
 
 
 def scale_prices(isolated: LatencyPrices, coefficients: NDArray[np.float64]) -> LatencyPrices:
-    """The prices that the five coefficients mean."""
-    float32, int8, boundary, count, constant = map(float, coefficients)
+    """The prices that the coefficients mean."""
+    *times, boundary, count, constant = map(float, coefficients)
     units = {
         layer: {
-            key: price * (int8 if Option.parse(key).activations == "int8" else float32)
+            key: price * times[ACTIVATIONS.index(Option.parse(key).activations)]
             for key, price in prices.items()
         }
         for layer, prices in isolated.unit_ms.items()
@@ -209,7 +211,7 @@ def scale_prices(isolated: LatencyPrices, coefficients: NDArray[np.float64]) -> 
 def fit_prices(
     isolated: LatencyPrices, candidates: Sequence[Candidate], measured_ms: NDArray[np.float64]
 ) -> LatencyPrices:
-    """Fit the five coefficients, then each price.
+    """Fit the coefficients, then each price.
 
     The second step is a non-negative least squares with one more row a price, which draws it
     towards what the coefficients make of it.  How strongly is what predicts left-out runs best:

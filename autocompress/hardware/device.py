@@ -29,7 +29,8 @@ class Device:
         threads: Threads inside one operator.
         batch_size: Rows of one forward pass; 0 takes that of the example inputs.
         format: Storage format by default, `archive` or `onnx`.
-        precisions: Activation types that have kernels.
+        precisions: Activation types that have kernels: `float32`, `int8`, and `dynamic`, which
+            are rounded to int8 at each call.
         channel_step: Counts of channels that are no multiple of it are not faster than the next.
         int8_bits: Most bits of a weight that the int8 kernels take at full speed, with exact sums.
         energy: What operations and bytes cost there; None where no figure is known.
@@ -49,7 +50,7 @@ class Device:
 
     def suited(self, option: Option) -> Option:
         """The option itself, or the nearest one that runs on the device's fast kernels."""
-        if option.activations == "int8" and option.kernel_bits > self.int8_bits:
+        if option.activations != "float32" and option.kernel_bits > self.int8_bits:
             return replace(option, bits=self.int8_bits - option.affine)
         return option
 
@@ -145,16 +146,21 @@ def kernel_class(option: Option) -> Option:
 
     Codes, zeros and method change what is stored, not which kernels run: weights of eight bits
     or fewer with float activations are unfolded when the session loads.  Seven bits stand for the
-    int8 kernels, for every processor runs these at full speed (`Device.suited`).
+    int8 kernels, for every processor runs these at full speed (`Device.suited`).  Kernels of
+    packed weights differ by their bits, 4 or 8, by what shares a step, and by zero points.
     """
-    return Option(
-        bits=7 if option.activations == "int8" else 32,
-        rank=option.rank,
-        tucker=option.tucker,
-        activations=option.activations,
-        inputs=option.inputs,
-        outputs=option.outputs,
+    plain = Option(
+        rank=option.rank, tucker=option.tucker, inputs=option.inputs, outputs=option.outputs
     )
+    if option.activations == "dynamic":
+        is_run, bits = bool(option.group), 4 if option.bits <= 4 else 7
+        scales = option.scales if is_run else "channel"
+        return replace(
+            plain, bits=bits, scales=scales, affine=option.affine, activations="dynamic"
+        )
+    if option.activations == "int8":
+        return replace(plain, bits=7, activations="int8")
+    return plain
 
 
 def reject(
@@ -181,7 +187,9 @@ def reject(
         return f"a convolution in {layer.groups} groups is not factored"
     if option.tucker < 1 and (reason := _no_core(option, layer)):
         return reason
-    if option.activations == "int8" and option.kernel_bits > device.int8_bits:
+    if option.activations == "dynamic" and (reason := _no_packed(option, layer)):
+        return reason
+    if option.activations != "float32" and option.kernel_bits > device.int8_bits:
         return (
             f"int8 kernels of {device.runtime} overflow on this processor with weights of more"
             f" than {device.int8_bits} bits"
@@ -194,6 +202,8 @@ def reject(
         return ""
     if option.zeros or option.rate:
         return "an ONNX file stores zeros like any other value"
+    if option.activations == "dynamic":
+        return "" if option.bits in (4, 7, 8) else "an ONNX file packs weights in 4 or 8 bits"
     if option.codebook or option.affine or option.group:
         return "an ONNX file holds symmetric codes with one scale for each channel or for all"
     allowed = (7, 8) if option.activations == "int8" else (4, 8, 16, 32)
@@ -202,6 +212,17 @@ def reject(
         return (
             f"an ONNX file holds {', '.join(map(str, allowed))} bits{kernels}, not {option.bits}"
         )
+    return ""
+
+
+def _no_packed(option: Option, layer: Layer) -> str:
+    """Why a layer cannot run on packed weights; empty when it can."""
+    if layer.kind != "Linear":
+        return "kernels of packed weights are those of linear layers"
+    if option.bits == 1:
+        return "kernels of packed weights take 2 to 8 bits"
+    if option.inputs < 1:
+        return "kernels of packed weights round runs of inputs, which all have to be there"
     return ""
 
 
@@ -232,7 +253,12 @@ def _no_pattern(option: Option, layer: Layer) -> str:
 DEVICES = {
     device.name: device
     for device in (
-        Device("onnxruntime-cpu", "onnxruntime", int8_bits=exact_bits()),
+        Device(
+            "onnxruntime-cpu",
+            "onnxruntime",
+            precisions=("float32", "int8", "dynamic"),
+            int8_bits=exact_bits(),
+        ),
         Device("openvino-cpu", "openvino", int8_bits=exact_bits()),
         Device("torch-cpu", "torch", precisions=("float32",)),
     )

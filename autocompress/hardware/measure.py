@@ -71,7 +71,7 @@ def isolated_prices(
         graph: The exported model.
         classes: Layer name to kernel classes.
         table: What is known.
-        precisions: Of the device; with one alone precision never changes.
+        precisions: Of the device; without `int8` precision never changes.
 
     Raises:
         DeviceError: If an operation is not in the table.
@@ -85,7 +85,7 @@ def isolated_prices(
         }
         for layer in layers
     }
-    if len(precisions) == 1:
+    if "int8" not in precisions:
         return LatencyPrices(0.0, units, ())
     edges = _edges(layers, table)
     return LatencyPrices(0.0, units, edges, _sums(graph, units, edges))

@@ -49,7 +49,7 @@ def operations_of(
     Args:
         graph: The exported model; gives layers and modules.
         classes: Layer name to kernel classes.
-        precisions: Of the device; with one alone precision never changes.
+        precisions: Of the device; without `int8` precision never changes.
     """
     found: dict[str, Operation] = {}
     for layer in graph.layers:
@@ -58,7 +58,7 @@ def operations_of(
             signature = layer_signature(layer, module, option)
             program = partial(_layer_program, layer, module, option)
             found[signature] = Operation(signature, layer_work(layer, option), program)
-        for operator, shape in boundaries(layer) if len(precisions) > 1 else ():
+        for operator, shape in boundaries(layer) if "int8" in precisions else ():
             signature = boundary_signature(operator, shape)
             work = (boundary_work(operator, shape),)
             found[signature] = Operation(

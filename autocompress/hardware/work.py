@@ -9,7 +9,7 @@ from autocompress.model.layer import Layer, matrix_shape
 from autocompress.search_space.factors import factor_shapes
 from autocompress.search_space.option import Option
 
-ELEMENT_BYTES = {"float32": 4, "int8": 1}
+ELEMENT_BYTES = {"float32": 4.0, "int8": 1.0, "dynamic": 4.0}  # of an activation
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Work:
         read_bytes: Bytes of the activations that it reads.
         written_bytes: Bytes of the activations that it writes.
         weight_bytes: Bytes of the weights that it reads, as the kernel has them: weights of eight
-            bits or fewer with float activations are unfolded when the model is loaded.
+            bits or fewer with float activations are unfolded when the model is loaded, those of
+            a layer that rounds its inputs at each call stay packed.
     """
 
     kind: str
@@ -39,8 +40,9 @@ class Work:
 
 def layer_work(layer: Layer, option: Option) -> tuple[Work, ...]:
     """One call of a layer under an option: one operator, or two or three where it is factored."""
-    kind = option.activations
-    size = ELEMENT_BYTES[kind]
+    size = ELEMENT_BYTES[option.activations]
+    kind = "float32" if option.activations == "float32" else "int8"
+    stored = size if option.activations != "dynamic" else (4 if option.bits <= 4 else 8) / 8
     shapes = factor_shapes(layer, option)
     reads, makes = layer.widths(option.inputs, option.outputs)
     layer = layer.narrowed(reads, makes) if option.is_narrow else layer
@@ -49,7 +51,7 @@ def layer_work(layer: Layer, option: Option) -> tuple[Work, ...]:
     bias = 4 * max(0, layer.parameters - rows * columns)
     places = layer.macs / layer.calls / (rows * columns)  # positions of the output, batch included
     if not option.is_factored:
-        weights = size * rows * columns + bias
+        weights = stored * rows * columns + bias
         return (Work(kind, layer.macs / layer.calls, size * inputs, size * outputs, weights),)
     # What comes before the taps runs at every position of the input.
     first = inputs / reads if len(shapes) == 3 else places
@@ -63,7 +65,7 @@ def layer_work(layer: Layer, option: Option) -> tuple[Work, ...]:
             at * made * taken,
             read[index],
             written[index],
-            size * made * taken + (bias if index == len(shapes) - 1 else 0),
+            stored * made * taken + (bias if index == len(shapes) - 1 else 0),
         )
         for index, (at, (made, taken)) in enumerate(zip(positions, shapes, strict=True))
     )

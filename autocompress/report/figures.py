@@ -88,7 +88,8 @@ FIGURES = {
             "What was done to each layer",
             "The stronger the colour, the more was taken away. Bits of a weight, out of 32; share "
             "of weights that are zero; rank, inputs and outputs that were kept; kernels that "
-            "compute in int8; bytes and predicted time that are left. A dot: nothing was done.",
+            "compute in int8 (dynamic: on packed weights); bytes and predicted time that are "
+            "left. A dot: nothing was done.",
             "layers in details.json",
             heat_figure,
             is_wide=True,

@@ -86,7 +86,8 @@ def _treatment(row: Row) -> Treatment:
     rank, core = _share(row, "rank"), _share(row, "tucker")
     factor = min(rank, core)
     inputs, outputs = _share(row, "inputs"), _share(row, "outputs")
-    is_int8 = row.get("activations") == "int8"
+    activations = row.get("activations")
+    is_integer = activations in ("int8", "dynamic")
     sizes = _left(row, "bytes_before", "bytes_after")
     times = _left(row, "latency_before_ms", "latency_after_ms")
     texts = (
@@ -95,7 +96,7 @@ def _treatment(row: Row) -> Treatment:
         f"{short_share_text(factor)}{' core' if core < rank else ''}" if factor < 1 else NONE,
         short_share_text(inputs) if inputs < 1 else NONE,
         short_share_text(outputs) if outputs < 1 else NONE,
-        "int8" if is_int8 else NONE,
+        str(activations) if is_integer else NONE,
         NONE if sizes is None else _percent(sizes),
         NONE if times is None else _percent(times),
     )
@@ -106,7 +107,7 @@ def _treatment(row: Row) -> Treatment:
         1 - factor,
         1 - inputs,
         1 - outputs,
-        0.5 if is_int8 else 0.0,
+        0.5 if is_integer else 0.0,
         *(1 - share for share in left),
     )
     name = str(row.get("name", ""))

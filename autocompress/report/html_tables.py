@@ -139,6 +139,8 @@ def _stored(row: Row) -> str:
             for side in ("inputs", "outputs")
             if (share := number(row.get(side))) is not None and share < 1
         ),
-        "int8 activations" if row.get("activations") == "int8" else "",
+        {"int8": "int8 activations", "dynamic": "packed weights"}.get(
+            str(row.get("activations")), ""
+        ),
     ]
     return ", ".join(filter(None, parts)) or NOTHING

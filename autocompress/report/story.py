@@ -75,7 +75,10 @@ def _layer_lines(run: RunData) -> list[str]:
         _range(treated, "rank", "{} of the rank kept", 1, is_share=True),
         _range(treated, "tucker", "a Tucker core of {}", 1, is_share=True),
         _range(treated, "outputs", "{} of the outputs kept", 1, is_share=True),
-        _counted(sum(row.get("activations") == "int8" for row in treated), "int8 arithmetic"),
+        *(
+            _counted(sum(row.get("activations") == kind for row in treated), text)
+            for kind, text in (("int8", "int8 arithmetic"), ("dynamic", "packed weights"))
+        ),
     ]
     told = "; ".join(filter(None, parts))
     return [f"{text}: {told}." if told else f"{text}."]

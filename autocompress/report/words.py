@@ -43,6 +43,11 @@ WORDS = (
     ("rank", "Share that is kept where a layer is split into two thinner ones (low rank)."),
     ("channels", "Inputs and outputs of a layer that are kept; the others are removed for good."),
     ("int8", "The layer computes on 8-bit integers instead of float32, which is often faster."),
+    (
+        "packed weights",
+        "Weights stay in 4 or 8 bits in memory while the layer computes; its inputs are rounded "
+        "to 8-bit integers at each call.",
+    ),
     ("multiply-adds", "Multiplications with an addition in one pass, a rough measure of work."),
     ("proxy", "The loss, when it stands in for the quality during the search."),
     ("cost model", "Predicts milliseconds from a table of operations timed on this device."),
@@ -81,6 +86,7 @@ _PARTS = (
     (r"i([\d.]+)", "{} % of the inputs"),
     (r"o([\d.]+)", "{} % of the outputs"),
     (r"a8", "int8 arithmetic"),
+    (r"d8", "packed weights, inputs rounded at each call"),
     (r"nearest", "rounded to nearest"),
 )
 

@@ -8,18 +8,20 @@ from dataclasses import dataclass, replace
 from autocompress.errors import ConfigError
 
 BITS = (1, 2, 3, 4, 6, 7, 8, 16, 32)
-ACTIVATIONS = ("float32", "int8")
+ACTIVATIONS = ("float32", "int8", "dynamic")
+DYNAMIC_RUNS = (16, 32, 64, 128, 256)  # columns that share a step in kernels of packed weights
 METHODS = ("obs", "nearest")
 LEVELS = (2, 256)  # least and most of a codebook
 LONGEST_RUN = 65536  # columns that share a step
 LONGEST_PATTERN = 32  # columns of one run of a pattern
+_VALUES = {None: "float32", "-a8": "int8", "-d8": "dynamic"}
 _SHARE = r"(\d+(?:\.\d+)?)"
 _ID = re.compile(
     r"(?:w(?P<bits>\d+)|k(?P<codebook>[1-9]\d*))(?:-g(?P<scales>t|\d+))?(?P<affine>-z)?"
     r"(?:-l(?P<rate>\d+(?:\.\d+)?(?:e-\d+)?))?"
     rf"(?:-s(?P<sparsity>{_SHARE}))?(?:-n(?P<kept>\d+)m(?P<run>\d+))?(?:-r(?P<rank>{_SHARE}))?"
     rf"(?:-t(?P<tucker>{_SHARE}))?"
-    rf"(?:-i(?P<inputs>{_SHARE}))?(?:-o(?P<outputs>{_SHARE}))?(?P<int8>-a8)?(?P<nearest>-nearest)?"
+    rf"(?:-i(?P<inputs>{_SHARE}))?(?:-o(?P<outputs>{_SHARE}))?(?P<values>-a8|-d8)?(?P<nearest>-nearest)?"
 )
 
 
@@ -33,7 +35,9 @@ class Option:
         sparsity: Share of the weights that are zero, in [0, 1); six decimals count.
         rank: Share of the full rank `min(outputs, inputs)` that is kept, in (0, 1]; 1 is not
             factored.
-        activations: `int8` runs the layer on integer kernels (needs `bits <= 8`).
+        activations: `int8` runs the layer on integer kernels, which read and write integers on
+            grids that calibration found; `dynamic` keeps the weights of a linear layer packed, in
+            4 or 8 bits, and rounds its inputs to int8 at each call (both need `bits <= 8`).
         method: `obs` compensates pruning and rounding with second moments of the input;
             `nearest` is the baseline: magnitude pruning and rounding to nearest.
         inputs: Share of the input channels that are kept, in (0, 1].  Which ones is decided once
@@ -90,9 +94,10 @@ class Option:
             )
         if self.method not in METHODS:
             raise ConfigError(f"Option(method={self.method!r}): allowed are {METHODS}")
-        if self.activations == "int8" and self.bits > 8:
+        if self.activations != "float32" and self.bits > 8:
             raise ConfigError(
-                f"Option(bits={self.bits}, activations='int8'): int8 needs bits <= 8"
+                f"Option(bits={self.bits}, activations={self.activations!r}):"
+                f" {self.activations} needs bits <= 8"
             )
         self._check_codes()
         if self.pattern:
@@ -112,10 +117,10 @@ class Option:
                 " leave bits out"
             )
         object.__setattr__(self, "bits", width)
-        if self.affine or self.scales != "channel" or self.activations == "int8":
+        if self.affine or self.scales != "channel" or self.activations != "float32":
             raise ConfigError(
                 f"Option(codebook={self.codebook}): a codebook holds values, which goes with no"
-                " other scales, no zero point and no int8 kernels"
+                " other scales, no zero point and no integer kernels"
             )
 
     def _check_codes(self) -> None:
@@ -144,6 +149,11 @@ class Option:
             raise ConfigError(
                 f"Option(scales={self.scales!r}, activations='int8'): int8 kernels take one scale"
                 " a channel"
+            )
+        if self.group and self.activations == "dynamic" and self.group not in DYNAMIC_RUNS:
+            raise ConfigError(
+                f"Option(scales={self.scales!r}, activations='dynamic'): kernels of packed weights"
+                f" take one scale a channel, or for {', '.join(map(str, DYNAMIC_RUNS))} columns"
             )
         if self.method == "nearest" and (further or self.codebook or self.affine or self.pattern):
             raise ConfigError(
@@ -201,7 +211,10 @@ class Option:
 
     @property
     def kernel_bits(self) -> int:
-        """Bits of the signed codes that an integer kernel is given: zero points take one."""
+        """Bits of the codes that an integer kernel is given.  Signed ones have no zero point,
+        which takes a bit; packed ones of up to 4 bits have 4."""
+        if self.activations == "dynamic":
+            return 4 if self.bits <= 4 else self.bits
         return self.bits + self.affine
 
     @property
@@ -267,8 +280,8 @@ class Option:
             parts.append(f"i{100 * self.inputs:g}")
         if self.outputs < 1:
             parts.append(f"o{100 * self.outputs:g}")
-        if self.activations == "int8":
-            parts.append("a8")
+        if self.activations != "float32":
+            parts.append("a8" if self.activations == "int8" else "d8")
         if self.method != "obs":
             parts.append(self.method)
         return "-".join(parts)
@@ -294,7 +307,7 @@ class Option:
             tucker=round(float(part["tucker"] or 100) / 100, 6),
             inputs=round(float(part["inputs"] or 100) / 100, 6),
             outputs=round(float(part["outputs"] or 100) / 100, 6),
-            activations="int8" if part["int8"] else "float32",
+            activations=_VALUES[part["values"]],
             method="nearest" if part["nearest"] else "obs",
             scales="tensor" if scales == "t" else scales,
             codebook=int(part["codebook"] or 0),

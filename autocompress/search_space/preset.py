@@ -14,10 +14,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from autocompress.errors import ConfigError
-from autocompress.search_space.option import LEVELS, LONGEST_RUN, Option
+from autocompress.search_space.option import DYNAMIC_RUNS, LEVELS, LONGEST_RUN, Option
 from autocompress.toml import Schema, load
 
 FOLDER = "search_spaces"
+# Columns of a run that integer kernels take; those of float activations take any.
+_RUNS: dict[str, tuple[int, ...]] = {"int8": (), "dynamic": DYNAMIC_RUNS}
 
 
 def _check_levels(levels: int) -> int:
@@ -58,7 +60,7 @@ class SpacePreset(Schema):
         rank: Shares of the full rank; 1 is not factored.
         tucker: Shares of the input and output channels that the core of a convolution keeps; 1
             is not factored.
-        activations: `float32`, `int8`.
+        activations: `float32`, `int8`, `dynamic`; see `Option`.
         methods: `obs`, or the baseline `nearest`.
         channels: Shares of the channels that layers keep which can be made narrower together.
         codebook: How many values a weight may have, instead of integer codes; 0 for none.
@@ -123,15 +125,16 @@ class SpacePreset(Schema):
 
     def _codes(self, method: str, activations: str, has_zeros: bool) -> Iterator[dict[str, Any]]:
         """How values are coded: what goes together, of all that is listed."""
-        int8, baseline = activations == "int8", method == "nearest"
+        integers, baseline = activations in _RUNS, method == "nearest"
+        runs = _RUNS.get(activations)
         rates = [rate for rate in self.rate if self.composed or not (rate and has_zeros)]
         for levels, bits in product(self.codebook, self.bits):
             if levels:
-                if not int8 and not baseline:
+                if not integers and not baseline:
                     for rate in rates if self.composed else [0.0]:
                         yield {"codebook": levels, "bits": 32, "rate": rate}
                 continue
-            if int8 and bits > 8:
+            if integers and bits > 8:
                 continue
             for scales, affine, rate in product(self.scales, self.affine, rates):
                 further = (scales != "channel") + affine + (rate > 0)
@@ -139,7 +142,9 @@ class SpacePreset(Schema):
                     continue
                 if further and (bits > 8 or baseline):
                     continue
-                if (affine and not 2 <= bits <= 7) or (int8 and isinstance(scales, int)):
+                if affine and not 2 <= bits <= 7:
+                    continue
+                if isinstance(scales, int) and runs is not None and scales not in runs:
                     continue
                 yield {"bits": bits, "scales": str(scales), "affine": affine, "rate": rate}
 

@@ -163,9 +163,17 @@ def _wanted(device: Device, folder: Path | None) -> Wanted:
         dense, inputs = reference_model()
         layers = trace(dense, inputs)
         integers = device.suited(Option(bits=8, activations="int8"))
-        options = [Option(), Option(rank=0.5), integers]
-        menu = [option for option in options if option.activations in device.precisions]
-        menus = {layer.name: menu for layer in layers if layer.is_treated}
+        packed = [
+            device.suited(Option(bits=bits, scales=scales, activations="dynamic"))
+            for bits in (4, 8)
+            for scales in ("channel", "32")
+        ]
+        options = [Option(), Option(rank=0.5), integers, *packed]
+        menus = {
+            layer.name: [option for option in options if not reject(option, layer, device)]
+            for layer in layers
+            if layer.is_treated
+        }
         return Wanted(dense, inputs, layers, menus, 0)
     study = load_study(folder, {"device": device.name if not device.sheet else None})
     model = trace_model(study)

@@ -1,6 +1,6 @@
 """Options that gain nothing on the device are not offered, with the reason.
 
-An int8 kernel, a lower rank or a Tucker core that is not faster than what it stands for costs
+An integer kernel, a lower rank or a Tucker core that is not faster than what it stands for costs
 quality and buys nothing: bits and zeros make the file smaller without it.
 """
 
@@ -13,12 +13,14 @@ from autocompress.hardware.cost_model import LatencyPrices
 from autocompress.search_space.option import Option
 from autocompress.search_space.space import Space
 
-INT8, RANKS, RANKS8 = "int8 kernels", "lower ranks", "lower ranks on int8"
-CORES, CORES8 = "Tucker cores", "Tucker cores on int8"
+INT8 = "int8 kernels"
+KERNELS = {"int8": INT8, "dynamic": "kernels of packed weights"}
+RANKS, CORES = "lower ranks", "Tucker cores"
+ON = {"float32": "", "int8": " on int8", "dynamic": " on packed weights"}
 
 
 def without_losers(space: Space, latency: LatencyPrices) -> Space:
-    """The space without int8 options, ranks and cores that cannot make the model faster.
+    """The space without integer kernels, ranks and cores that cannot make the model faster.
 
     An int8 layer is given the benefit of all the changes of precision around it that it may spare
     its neighbours.  Each option is compared with another of the same width.
@@ -72,10 +74,10 @@ def _spared_ms(unit: str, latency: LatencyPrices) -> float:
 def _stands_for(option: Option) -> tuple[str, Option]:
     """The sort of an option and what it should be faster than; no sort for the others."""
     if option.is_factored:
-        names = (RANKS, RANKS8) if option.rank < 1 else (CORES, CORES8)
-        return names[option.activations == "int8"], replace(option, rank=1.0, tucker=1.0)
-    if option.activations == "int8":
-        return INT8, _plain(option)
+        name = RANKS if option.rank < 1 else CORES
+        return name + ON[option.activations], replace(option, rank=1.0, tucker=1.0)
+    if option.activations != "float32":
+        return KERNELS[option.activations], _plain(option)
     return "", option
 
 

@@ -26,7 +26,7 @@ from autocompress.objective.adjoint import adjoint_prices
 from autocompress.objective.menu import useful
 from autocompress.objective.quality import Proxy
 from autocompress.search.resource import Edge, Joint, Resource
-from autocompress.search_space.option import Option
+from autocompress.search_space.option import ACTIVATIONS, Option
 from autocompress.search_space.space import Space
 from autocompress.study.config import Study
 from autocompress.study.evaluator import Evaluator, assembly_of
@@ -226,7 +226,7 @@ def _measure(
             time = np.array([latency.unit(unit, option) for option in menu])
             # Widths are a matter of several layers: options of different ones are not compared.
             kinds = np.array(
-                [2 * shares.index(o.inputs) + (o.activations == "int8") for o in menu]
+                [3 * shares.index(o.inputs) + ACTIVATIONS.index(o.activations) for o in menu]
             )
             chosen = useful(losses[unit], size, time, kinds, keep * (len(shares) + 1) // 2)
             asked = {index for index, o in enumerate(menu) if o in wanted.get(unit, ())}

@@ -103,6 +103,16 @@ def test_survivors_make_up_for_each_other_within_their_row(seed: int) -> None:
     assert output_error(feedback - sparse, moment) < output_error(nearest - sparse, moment)
 
 
+def test_steps_of_many_rows_are_those_of_each_row_alone() -> None:
+    # Rows are looked at in parts, with weights of their errors that differ by row.
+    weight = torch.randn(3000, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    importance = torch.rand(3000, 64, dtype=torch.float64)
+    found = fit_scale(weight, 4, importance)
+    for row in (0, 1023, 1024, 2999):
+        alone = fit_scale(weight[row : row + 1], 4, importance[row])
+        assert found[row] == alone[0]
+
+
 def test_the_two_sweeps_agree_on_a_dense_weight() -> None:
     weight, moment = problem(4)
     scales = torch.stack([fit_scale(weight, bits, moment.diagonal()) for bits in WIDTHS]).double()

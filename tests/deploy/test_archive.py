@@ -121,6 +121,7 @@ def assert_same(first: Treated, second: Treated) -> None:
         assert same(one.scale[live], other.scale[live])
     assert same(first.bias, second.bias)
     assert first.grids == second.grids
+    assert first.is_dynamic == second.is_dynamic
 
 
 TREATED = {
@@ -130,6 +131,10 @@ TREATED = {
     "factored": Treated((stored(8, 2, 30), stored(4, 12, 2)), torch.randn(12)),
     "factored floats": Treated((stored(16, 2, 30), stored(32, 12, 2)), None),
     "int8": Treated((stored(8, 12, 30),), torch.randn(12), (GRID, Grid.covering(-1, 1))),
+    "rounded at each call": Treated((stored(4, 12, 30),), torch.randn(12), is_dynamic=True),
+    "factored, rounded at each call": Treated(
+        (stored(8, 2, 30), stored(4, 12, 2)), None, is_dynamic=True
+    ),
     "int8 to float": Treated((stored(8, 12, 30),), None, (GRID, None)),
     "core": Treated((stored(8, 4, 6), stored(4, 5, 36), stored(6, 12, 5)), torch.randn(12)),
     "core of floats": Treated((stored(16, 1, 6), stored(32, 1, 9), stored(16, 12, 1)), None),

@@ -22,7 +22,8 @@ from autocompress.search_space.option import Option
 
 INT8 = Option(bits=7, activations="int8")
 HALF = Option(rank=0.5)
-MENU = (Option(), INT8, HALF)
+PACKED = Option(bits=4, activations="dynamic")
+MENU = (Option(), INT8, HALF, PACKED)
 NAMES = [f"layer{index}" for index in range(6)]
 
 
@@ -70,7 +71,7 @@ def test_what_sums_save_is_learned_from_runs() -> None:
     isolated = LatencyPrices(
         0.0, plain.unit_ms, plain.edges, tuple(IntegerSum(layers, 0.3, 2) for layers in around)
     )
-    known = np.array([0.8, 1.3, 2.0, 0.05, 1.7])
+    known = np.array([0.8, 1.3, 0.6, 2.0, 0.05, 1.7])
     classes = dict.fromkeys(NAMES, MENU)
     candidates = draw_candidates(classes, 120, generator, together=around)
     truth = scale_prices(isolated, known)
@@ -113,8 +114,8 @@ def test_what_was_never_measured_is_an_error() -> None:
 def test_known_coefficients_are_recovered() -> None:
     generator = np.random.default_rng(1)
     isolated = made_up(generator)
-    known = np.array([0.8, 1.3, 2.0, 0.05, 1.7])
-    candidates = draw_candidates(dict.fromkeys(NAMES, MENU), 12, generator)
+    known = np.array([0.8, 1.3, 0.6, 2.0, 0.05, 1.7])
+    candidates = draw_candidates(dict.fromkeys(NAMES, MENU), 16, generator)
     measured = np.array([features(isolated, candidate) @ known for candidate in candidates])
     np.testing.assert_allclose(fit_coefficients(isolated, candidates, measured), known, rtol=1e-6)
     fresh = draw_candidates(dict.fromkeys(NAMES, MENU), 30, np.random.default_rng(2))
@@ -127,7 +128,7 @@ def test_known_coefficients_are_recovered() -> None:
 def test_many_runs_correct_each_price_beyond_the_coefficients() -> None:
     generator = np.random.default_rng(5)
     isolated = made_up(generator)
-    truth = scale_prices(isolated, np.array([1.0, 1.0, 1.0, 0.1, 2.0]))
+    truth = scale_prices(isolated, np.array([1.0, 1.0, 1.0, 1.0, 0.1, 2.0]))
     units = {
         name: {key: price * float(generator.uniform(0.6, 1.5)) for key, price in menu.items()}
         for name, menu in truth.unit_ms.items()
@@ -188,5 +189,6 @@ def test_candidates_are_distinct_repeatable_and_hold_the_extremes() -> None:
     assert drawn == draw_candidates(menus, 40, np.random.default_rng(7))
     assert drawn[0] == dict.fromkeys(NAMES, Option())
     assert drawn[1] == dict.fromkeys(NAMES, INT8)
+    assert drawn[2] == dict.fromkeys(NAMES, PACKED)
     assert len({tuple(candidate.items()) for candidate in drawn}) == 40
-    assert len(draw_candidates({"a": MENU}, 40, np.random.default_rng(7))) == 3
+    assert len(draw_candidates({"a": MENU}, 40, np.random.default_rng(7))) == len(MENU)

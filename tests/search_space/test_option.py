@@ -31,6 +31,7 @@ def further_options() -> list[Option]:
         )
         if activations == "float32"
         or not (way.get("codebook") or way.get("scales", "t").isdigit())
+        or (activations == "dynamic" and way.get("scales") in ("32", "64", "128"))
     ]
 
 
@@ -116,7 +117,9 @@ def test_shares_are_kept_to_six_decimals() -> None:
         ({"codebook": 16, "bits": 8}, r"its index has 4 bits"),
         ({"codebook": 16, "scales": "tensor"}, "no other scales"),
         ({"codebook": 16, "affine": True}, "no zero point"),
-        ({"codebook": 16, "activations": "int8"}, "no int8 kernels"),
+        ({"codebook": 16, "activations": "int8"}, "no integer kernels"),
+        ({"bits": 16, "activations": "dynamic"}, "dynamic needs bits <= 8"),
+        ({"bits": 4, "scales": "48", "activations": "dynamic"}, "16, 32, 64, 128, 256 columns"),
         ({"bits": 4, "scales": "row"}, r"scales='row'\): allowed are 'channel', 'tensor'"),
         ({"bits": 4, "scales": "1"}, r"scales='1'\): allowed"),
         ({"bits": 4, "scales": "032"}, r"scales='032'\): allowed"),

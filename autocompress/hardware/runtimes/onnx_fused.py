@@ -14,6 +14,7 @@ from autocompress.hardware.runtimes.onnx_session import open_session
 
 INTEGER_OPERATORS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 _ARITHMETIC = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+PACKED = "MatMulNBits"
 
 
 def optimized_graph(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -41,10 +42,14 @@ def fused_ops(proto: onnx.ModelProto) -> dict[str, str]:
     stored = {tensor.name for tensor in graph.initializer}
     found = {}
     for node in graph.node:
-        if node.op_type not in INTEGER_OPERATORS + _ARITHMETIC:
+        if node.op_type not in (*INTEGER_OPERATORS, *_ARITHMETIC, PACKED):
             continue
         step = _step_of(node, steps, proto)
         if step is None:
+            continue
+        if node.op_type == PACKED:
+            level = next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
+            found[step] = PACKED + (f" of accuracy level {level}" if level != 4 else "")
             continue
         late = node.op_type in _ARITHMETIC and _is_unpacked(node.input[1], made_by, stored)
         found[step] = node.op_type + (" of run-time weights" if late else "")
@@ -71,13 +76,21 @@ def check_fused(proto: onnx.ModelProto, treated: Mapping[str, Treated]) -> dict[
         if not mark:
             continue
         is_int8 = name in treated and treated[name].is_int8
+        is_dynamic = name in treated and treated[name].is_dynamic
         operator = found.get(node.name.split("/call")[0], found.get(node.name, ""))
         if is_int8 and operator not in INTEGER_OPERATORS:
             raise DeviceError(
                 f"layer {name!r} should run on int8 kernels, but onnxruntime runs "
                 f"{operator or 'something else'}; leave this layer float"
             )
-        if not is_int8 and (operator in INTEGER_OPERATORS or operator.endswith("weights")):
+        if is_dynamic and operator != PACKED:
+            raise DeviceError(
+                f"layer {name!r} should run on packed weights, but onnxruntime runs "
+                f"{operator or 'something else'}; leave this layer float"
+            )
+        is_float = not is_int8 and not is_dynamic
+        odd = (*INTEGER_OPERATORS, PACKED)
+        if is_float and (operator.startswith(odd) or operator.endswith("weights")):
             raise DeviceError(
                 f"layer {name!r} should stay float, but onnxruntime runs {operator}; "
                 "open the file with load_onnx, which sets the passes that it needs"

@@ -12,7 +12,7 @@ from autocompress.compression.rounded import rounded_sums
 from autocompress.compression.treated import Grid, Treated, stored_dense
 from autocompress.hardware.runtimes.float_graph import HOLE, STORED_HOLE, FloatGraph
 from autocompress.hardware.runtimes.onnx_layer import layer_nodes
-from autocompress.hardware.runtimes.onnx_nodes import LayerNodes, message_bytes
+from autocompress.hardware.runtimes.onnx_nodes import MICROSOFT, LayerNodes, message_bytes
 from autocompress.hardware.runtimes.onnx_session import LOADER_KEY, Loader
 from autocompress.hardware.runtimes.onnx_stored import stored_nodes
 from autocompress.hardware.runtimes.onnx_sums import sum_nodes
@@ -60,6 +60,8 @@ def assemble(
             part = LayerNodes([] if node in dropped else [node])
         proto.graph.node.extend(part.nodes)
         proto.graph.initializer.extend(part.initializers)
+    if any(layer.is_dynamic for layer in treated.values()):
+        proto.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return proto
 
 

@@ -2,7 +2,8 @@
 
 Float layers stay `Conv` and `Gemm`.  Int8 layers are written as quantise-dequantise pairs around
 the same nodes, which onnxruntime fuses into `QLinearConv` and `QGemm`: uint8 activations per
-tensor, int8 weights per output channel, int32 bias.
+tensor, int8 weights per output channel, int32 bias.  Where inputs are rounded at each call, a
+matrix product is a `MatMulNBits` of onnxruntime, which reads packed weights and gives floats.
 """
 
 from __future__ import annotations
@@ -93,7 +94,12 @@ class _Writer(NodeWriter):
         on_grid: bool,
         dynamic: bool,
     ) -> None:
-        flat = isinstance(self.module, nn.Linear) and len(self.layer.input_shape) != 2
+        # `Gemm` takes matrices alone.
+        flat = (
+            isinstance(self.module, nn.Linear)
+            and len(self.layer.input_shape) != 2
+            and not treated.is_dynamic
+        )
         value = tensor_in
         if flat:
             columns = treated.weights[0].codes.shape[1]
@@ -123,6 +129,13 @@ class _Writer(NodeWriter):
         """The convolution or matrix product with the stored tensor of number `index`."""
         stored, is_last = treated.weights[index], index == len(treated.weights) - 1
         bias = treated.bias if is_last else None
+        if treated.is_dynamic:
+            inputs, attributes = self.packed_weight(index, stored)
+            if bias is not None:
+                inputs += [""] * (4 - len(inputs)) + [self.tensor("bias", bias.float().numpy())]
+            return self.node(
+                "MatMulNBits", [value, *inputs], target, name=self.step_name(index), **attributes
+            )
         grid = treated.grids[index] if treated.is_int8 else None
         shape = self.shape(index, treated)
         weight = (

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from autocompress.compression.treated import Grid, StoredTensor, bias_codes
+from autocompress.compression.treated import Grid, StoredTensor, bias_codes, dynamic_run
 from autocompress.errors import DeviceError
 from autocompress.model.layer import Layer
+
+MICROSOFT = "com.microsoft"  # operators that onnxruntime has beside those of ONNX
+ACCURACY_LEVEL = 4  # of `MatMulNBits`: int8 inputs; lower ones compute in float, and slower
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,13 @@ class LayerNodes:
     def size_bytes(self) -> int:
         """Bytes that the layer adds to the serialised graph."""
         return message_bytes(self.nodes) + message_bytes(self.initializers)
+
+
+def _packed(unsigned: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Codes of 4 bits two to a byte, the first one in the low bits; of 8 as they are."""
+    if width == 8:
+        return unsigned
+    return np.asarray(unsigned[..., ::2] | (unsigned[..., 1::2] << 4), np.uint8)
 
 
 def message_bytes(messages: Iterable[onnx.NodeProto | onnx.TensorProto]) -> int:
@@ -100,6 +110,42 @@ class NodeWriter:
         zero = self.tensor(f"{name}/zero", np.zeros(len(stored.codes), np.int8))
         target = self.shared(f"{name}/value")
         return self.node("DequantizeLinear", [codes, scale, zero], target, once=True, axis=0)
+
+    def packed_weight(self, index: int, stored: StoredTensor) -> tuple[list[str], dict[str, Any]]:
+        """Inputs and attributes with which `MatMulNBits` reads a weight: unsigned codes of 4 or 8
+        bits in runs of columns, each run with its step; the last run is filled up.
+
+        Raises:
+            DeviceError: If the codes are none that the kernel reads.
+        """
+        if stored.scale is None or not 2 <= stored.bits <= 8:
+            raise DeviceError(
+                f"layer {self.layer.name!r}: packed weights are integers of 2 to 8 bits"
+            )
+        rows, columns = stored.codes.shape
+        width, run = (4 if stored.bits <= 4 else 8), dynamic_run(stored)
+        runs = -(-columns // run)
+        zeros = stored.zeros() if stored.zero is not None else 2 ** (width - 1)
+        unsigned = np.zeros((rows, runs * run), np.uint8)
+        unsigned[:, :columns] = (stored.codes.short() + zeros).numpy()
+        name = f"weight{index}"
+        codes = self.tensor(name, _packed(unsigned, width).reshape(rows, runs, run * width // 8))
+        scale = stored.scale.float().numpy()
+        if scale.ndim == 2:
+            steps = self.tensor(f"{name}/scale", scale)
+        else:
+            # Repeated when the session loads: in the file a row has one.
+            one = self.tensor(f"{name}/scale", scale[:, None])
+            shape = self.tensor(f"{name}/runs", np.asarray([rows, runs], np.int64))
+            steps = self.node("Expand", [one, shape], self.shared(f"{name}/steps"), once=True)
+        inputs = [codes, steps]
+        if stored.zero is not None:
+            points = stored.zero.numpy() if stored.group else stored.zero.numpy()[:, None]
+            odd = runs % 2 if width == 4 else 0  # bytes are filled
+            points = np.pad(np.broadcast_to(points, (rows, runs)), ((0, 0), (0, odd)))
+            inputs.append(self.tensor(f"{name}/zero", _packed(points, width)))
+        attributes = {"K": columns, "N": rows, "bits": width, "block_size": run}
+        return inputs, {**attributes, "accuracy_level": ACCURACY_LEVEL, "domain": MICROSOFT}
 
     def int32_bias(self, bias: Tensor, stored: StoredTensor, grid: Grid) -> str:
         codes, scale = (part.numpy() for part in bias_codes(bias, stored, grid))

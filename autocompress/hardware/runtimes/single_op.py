@@ -34,6 +34,8 @@ def layer_signature(layer: Layer, module: nn.Module, option: Option) -> str:
         name = "rank" if len(shapes) == 2 else "core"
         parts.append(f"{name}={_shape([rows for rows, _ in shapes[:-1]])}")
     parts.append(option.activations)
+    if option.activations == "dynamic":
+        parts.append(f"bits={option.bits} run={option.scales}{' zero' * option.affine}")
     return " ".join(parts)
 
 
@@ -104,6 +106,7 @@ def _model(
     value_in: tuple[str, int, tuple[int, ...]],
     value_out: tuple[str, int, tuple[int, ...]],
 ) -> onnx.ModelProto:
+    domains = dict.fromkeys(node.domain for node in nodes)
     graph = helper.make_graph(
         nodes,
         "operation",
@@ -112,7 +115,11 @@ def _model(
         tensors,
     )
     return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        graph,
+        opset_imports=[
+            helper.make_opsetid(name, 1 if name else OPSET) for name in {"": 0, **domains}
+        ],
+        ir_version=IR_VERSION,
     )
 
 

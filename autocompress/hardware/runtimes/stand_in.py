@@ -23,13 +23,16 @@ def stand_in(layer: Layer, module: nn.Module, option: Option, input_grid: Grid =
         option: Gives the factors, the channels and the type of activations.
         input_grid: Grid of the input, which must be that of the source's output.
     """
-    is_int8 = option.activations == "int8"
+    is_int8, is_dynamic = option.activations == "int8", option.activations == "dynamic"
     matrices = [_values(*shape) for shape in factor_shapes(layer, option)]
     rows = len(matrices[-1])
-    stored = tuple(_codes(matrix) if is_int8 else _floats(matrix) for matrix in matrices)
+    stored = tuple(
+        _codes(matrix) if is_int8 else _packed(matrix, option) if is_dynamic else _floats(matrix)
+        for matrix in matrices
+    )
     bias = module.bias.detach()[:rows] if isinstance(module.bias, Tensor) else None
     if not is_int8:
-        return Treated(stored, bias)
+        return Treated(stored, bias, is_dynamic=is_dynamic)
     middle = [GRID] * (len(matrices) - 1)
     return Treated(stored, bias, (input_grid, *middle, output_grid(layer)))
 
@@ -55,3 +58,14 @@ def _codes(matrix: Tensor) -> StoredTensor:
     scale = (matrix.abs().amax(1) / 63).clamp_min(1e-6).half()
     codes = torch.round(matrix / scale.float()[:, None]).clamp(-63, 63).to(torch.int8)
     return StoredTensor(7, codes, scale)
+
+
+def _packed(matrix: Tensor, option: Option) -> StoredTensor:
+    """Codes of the bits, runs and zero points of the option."""
+    rows, columns = matrix.shape
+    most = 2 ** (option.bits - 1) - 1
+    codes = torch.round(matrix / matrix.abs().max() * most).to(torch.int8)
+    steps = (rows, -(-columns // option.group)) if option.group else (rows,)
+    scale = torch.full(steps, 1e-3).half()
+    zero = torch.full(steps, most, dtype=torch.uint8) if option.affine else None
+    return StoredTensor(option.bits, codes, scale, option.group, zero)
