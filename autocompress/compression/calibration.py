@@ -2,13 +2,15 @@
 
 All second moments together can outweigh the model: a layer of `d` inputs takes `8 d^2` bytes for
 its moment and `4 d * out` for its weights.  They are collected for groups of successive layers
-that fit an allowance, with one pass of the calibration inputs for each group; no more than one
-group is held.  What is found of a layer does not depend on the groups.
+that fit an allowance; no more than one group is held.  Where the model is a chain of blocks, only
+the block that a group is in runs, on what the blocks before have given; else the calibration
+inputs pass through the whole model for each group.  What is found of a layer depends on neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 
 from torch import nn
@@ -20,12 +22,16 @@ from autocompress.compression.moments import (
     Statistics,
     collect,
 )
+from autocompress.compression.treated import Grid
+from autocompress.model.chain import Chain, Walk, find_chain
 from autocompress.model.layer import Layer, matrix_shape
 from autocompress.model.memory import allowance, give_back
 from autocompress.model.task import Inputs
 
 SHARE = 0.25  # of the model's bytes, for one group
 LEAST = 2**26  # granted to small models
+FEW = 2  # groups up to which passes of the whole model are cheap
+BATCH = 128  # examples in one forward pass
 
 
 class Calibration(Mapping[str, Statistics]):
@@ -43,7 +49,7 @@ class Calibration(Mapping[str, Statistics]):
 
     Attributes:
         groups: Names of the layers of each group.
-        passes: How often the calibration inputs went through the model.
+        passes: How often the calibration inputs went through the whole model.
     """
 
     def __init__(
@@ -59,9 +65,17 @@ class Calibration(Mapping[str, Statistics]):
         self._inputs = inputs
         self._damping = damping
         room = allowance(model, SHARE, LEAST) if room is None else room
+        self._room = room
         self.groups = _grouped(self._layers, len(inputs[0]), room)
+        self._chain: Chain | None = None
+        self._walk: Walk | None = None
+        if len(self.groups) > FEW:
+            self._chain = find_chain(model, tuple(tensor[:1] for tensor in inputs))
+        if self._chain is not None:
+            self.groups = _grouped(self._layers, len(inputs[0]), room, self._chain.stage)
         self.passes = 0
         self._held: dict[str, Statistics] = {}
+        self._grids: dict[str, Grid] = {}  # of outputs, for layers behind that take them over
 
     def __getitem__(self, name: str) -> Statistics:
         if name not in self._held:
@@ -70,11 +84,35 @@ class Calibration(Mapping[str, Statistics]):
                 raise KeyError(name)
             self.release()  # before the next ones are made
             self._held = collect(
-                self._model, self._layers, self._inputs, damping=self._damping, only=group
+                self._model,
+                self._layers,
+                self._inputs,
+                damping=self._damping,
+                only=group,
+                run=self._run_of(group),
+                grids=self._grids,
             )
-            self.passes += 1
+            self._grids |= {found: own.output_grid for found, own in self._held.items()}
+            if group is self.groups[-1]:
+                self._walk = None
             give_back()
         return self._held[name]
+
+    def _run_of(self, group: Collection[str]) -> Callable[[], object] | None:
+        """What runs the block that a group is in; None where the whole model has to run."""
+        chain = self._chain
+        sources = {layer.source for layer in self._layers if layer.name in group and layer.source}
+        needed = {*group, *(sources - {*self._grids})}
+        stages = {chain.stage(name) for name in needed} if chain else set()
+        stage = stages.pop() if len(stages) == 1 else 0
+        # What runs outside of the blocks may do so on both sides of them.
+        if chain is None or stage in (0, chain.last):
+            self.passes += 1
+            return None
+        if self._walk is None:
+            self.passes += 1
+            self._walk = Walk(self._model, chain, self._inputs, BATCH, self._room // 2)
+        return partial(self._walk.run, stage)
 
     def __iter__(self) -> Iterator[str]:
         return (layer.name for layer in self._layers)
@@ -100,12 +138,18 @@ def statistics_bytes(layer: Layer, examples: int) -> int:
     return 8 * columns**2 * layer.groups + samples
 
 
-def _grouped(layers: Sequence[Layer], examples: int, room: int) -> tuple[tuple[str, ...], ...]:
+def _grouped(
+    layers: Sequence[Layer],
+    examples: int,
+    room: int,
+    stage: Callable[[str], int] = lambda name: 0,
+) -> tuple[tuple[str, ...], ...]:
+    """Successive layers of one stage that fit the room."""
     groups: list[list[str]] = []
     taken = 0
     for layer in layers:
         size = statistics_bytes(layer, examples)
-        if not groups or taken + size > room:
+        if not groups or taken + size > room or stage(groups[-1][-1]) != stage(layer.name):
             groups.append([])
             taken = 0
         groups[-1].append(layer.name)

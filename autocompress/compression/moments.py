@@ -6,9 +6,10 @@ data: the output error of a weight change `D` is `tr(D H D^T)`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -60,6 +61,8 @@ def collect(
     batch: int = 128,
     damping: float = DAMPING,
     only: Collection[str] | None = None,
+    run: Callable[[], object] | None = None,
+    grids: Mapping[str, Grid] = MappingProxyType({}),
 ) -> dict[str, Statistics]:
     """Runs the calibration inputs through the dense model once.
 
@@ -71,10 +74,13 @@ def collect(
         damping: What `Statistics` records for those who invert the moments.
         only: Names of the layers that are asked for; None for all.  What is found of a layer does
             not depend on it.
+        run: Runs the inputs through the part of the model that these layers are in; None runs all
+            of it.
+        grids: Output grids of layers that were collected before.
     """
     wanted = [layer for layer in layers if only is None or layer.name in only]
     # Of the layers whose grid another one takes over, only the output is looked at.
-    sources = {layer.source for layer in wanted} - {layer.name for layer in wanted}
+    sources = {layer.source for layer in wanted} - {layer.name for layer in wanted} - {*grids}
     lent = [layer for layer in layers if layer.name in sources]
     watchers = {layer.name: _Watcher(model.get_submodule(layer.name), layer) for layer in wanted}
     lenders = {layer.name: _Watcher(model.get_submodule(layer.name), layer) for layer in lent}
@@ -82,12 +88,16 @@ def collect(
     handles += [w.module.register_forward_hook(w.look) for w in lenders.values()]
     try:
         with torch.no_grad():
-            for parts in batches(inputs, batch):
-                model(*parts)
+            if run is not None:
+                run()
+            else:
+                for parts in batches(inputs, batch):
+                    model(*parts)
     finally:
         for handle in handles:
             handle.remove()
     outputs = {name: watcher.output_grid() for name, watcher in {**watchers, **lenders}.items()}
+    outputs = {**grids, **outputs}
     return {
         layer.name: watchers.pop(layer.name).statistics(
             # A pair that shares a tensor shares its grid, so that no requantisation lies between.

@@ -5,29 +5,39 @@ combination. Once the combination is known, each layer's target becomes the dens
 compressed inputs (the asymmetric calibration of GPTAQ, 2504.02692):
 `W* = W E[x y^T] E[y y^T]^-1` with `x` the dense and `y` the delivered input; the bias takes up
 what is left of the mean.  The candidate runs once, and each layer is fitted when its input
-arrives.
+arrives.  Where not all inputs fit the memory, a chain of blocks is walked through block by block,
+original and candidate side by side.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.compression.carry import carry
+from autocompress.compression.lockstep import (
+    affordable,
+    caught_inputs,
+    run_all,
+    some_of,
+    walk_along,
+)
 from autocompress.compression.moments import DAMPING, damped
 from autocompress.compression.narrow import weight_columns
 from autocompress.compression.rounded import swap_sums
 from autocompress.compression.treated import Treated, build_module
+from autocompress.model.chain import Stopped
 from autocompress.model.layer import Layer
 from autocompress.model.matrix import rows_of
 from autocompress.model.shrink import Kept, slice_module
 from autocompress.model.swap import swap
-from autocompress.model.task import Inputs, batches
+from autocompress.model.task import Inputs
 from autocompress.search_space.option import Option
 
 MEMORY = 2**30  # bytes of dense inputs that are kept while the candidate runs
@@ -60,6 +70,7 @@ def resolve(
     inputs: Inputs,
     batch: int = 128,
     damping: float = DAMPING,
+    memory: int = MEMORY,
 ) -> dict[str, Treated]:
     """What is stored for each treated layer of a candidate, fitted in sequence.
 
@@ -69,9 +80,10 @@ def resolve(
             once or whose weight others read keep their entries.
         entries: Layer to its bank entry under its option: gives survivors and int8 grids.
         choices: Layer to option; identities stay dense.
-        inputs: Calibration inputs, of which as many are used as fit into `MEMORY`.
+        inputs: Calibration inputs, of which as many are used as fit into `memory`.
         batch: Examples in one forward pass of the dense model and in one product.
         damping: Share of the mean diagonal that is added to moments before they are inverted.
+        memory: Bytes that may be kept.
     """
     chosen = {
         layer.name: choices[layer.name]
@@ -85,11 +97,12 @@ def resolve(
         for layer in layers
         if layer.name in chosen and not (layer.is_operator and layer.calls == 1 and not layer.tied)
     }
-    fitted = {name: option for name, option in chosen.items() if name not in kept}
-    inputs = _affordable(model, fitted, inputs)
-    arriving = _dense_inputs(model, fitted, inputs, batch)
+    fitted = [layer.name for layer in layers if layer.name in chosen and layer.name not in kept]
+    count, chain = affordable(model, fitted, inputs, memory)
+    inputs = some_of(inputs, count)
+    arriving: dict[str, list[Tensor]] = {}
     compressed = copy.deepcopy(model)
-    fitters = {}
+    fitters: dict[str, _Fitter] = {}
     for layer in layers:
         if layer.name in kept:
             module = build_module(model.get_submodule(layer.name), entries[layer.name])
@@ -97,19 +110,33 @@ def resolve(
         elif layer.name in chosen:
             dense = model.get_submodule(layer.name)
             fitters[layer.name] = _Fitter(
-                dense, layer, chosen[layer.name], entries[layer.name], arriving, batch, damping
+                dense,
+                layer,
+                chosen[layer.name],
+                entries[layer.name],
+                arriving,
+                batch,
+                damping,
+                layer.name == fitted[-1],
             )
             swap(compressed, layer.name, fitters[layer.name])
     swap_sums(compressed, {name: entries[name] for name in chosen}.get)
     with torch.no_grad():
-        compressed(*inputs)
-    return {name: kept[name] if name in kept else fitters[name].treated for name in chosen}
+        if chain is None:
+            arriving.update(caught_inputs(model, fitted, partial(run_all, model, inputs, batch)))
+            with suppress(Stopped):
+                compressed(*inputs)
+        else:
+            walk_along(model, compressed, chain, fitted, arriving, inputs, batch)
+    found = {name: fitter.treated for name, fitter in fitters.items()}
+    return {name: kept.get(name) or found[name] for name in chosen}  # type: ignore[misc]
 
 
 class _Fitter(nn.Module):
-    """Stands in the place of a layer: fits it to the input that arrives, then computes it."""
+    """Stands in the place of a layer: fits it to the input that arrives, then computes it.  The
+    last one ends the pass: what comes behind it is of no use."""
 
-    treated: Treated
+    treated: Treated | None = None
 
     def __init__(
         self,
@@ -120,6 +147,7 @@ class _Fitter(nn.Module):
         arriving: dict[str, list[Tensor]],
         batch: int,
         damping: float,
+        is_last: bool,
     ) -> None:
         super().__init__()
         # In a list, or the dense layer's weights would become this module's.
@@ -130,18 +158,25 @@ class _Fitter(nn.Module):
         self.arriving = arriving
         self.batch = batch
         self.damping = damping
+        self.is_last = is_last
 
     def forward(self, y: Tensor) -> Tensor:
         (dense,) = self.dense
+        if self.treated is None:
+            self.treated = self._treat(dense, y)
+            if self.is_last:
+                raise Stopped
+        output: Tensor = build_module(dense, self.treated)(y)
+        return output
+
+    def _treat(self, dense: nn.Module, y: Tensor) -> Treated:
+        parts = self.arriving.pop(self.layer.name)
         if self.layer.groups > 1:
-            self.treated = _shift_bias(dense, self.entry, self.arriving.pop(self.layer.name), y)
-            return self._run(y)
-        x, paired = _examples_first(self.arriving.pop(self.layer.name), y)
+            return _shift_bias(dense, self.entry, parts, y)
+        x, paired = _examples_first(parts, y)
         moments = _paired(dense, x, paired, self.batch)
         moment = damped(moments.delivered, self.damping)
-        treated = self._fit(dense, moments, moment, y)
-        self.treated = _correct_bias(dense, treated, moments)
-        return self._run(y)
+        return _correct_bias(dense, self._fit(dense, moments, moment, y), moments)
 
     def _fit(self, dense: nn.Module, moments: Moments, moment: Tensor, y: Tensor) -> Treated:
         inputs = self.entry.narrow.inputs if self.entry.narrow else None
@@ -161,10 +196,6 @@ class _Fitter(nn.Module):
             replace(self.entry, narrow=None),
         )
         return replace(treated, narrow=self.entry.narrow)
-
-    def _run(self, y: Tensor) -> Tensor:
-        output: Tensor = build_module(self.dense[0], self.treated)(y)
-        return output
 
 
 def _target(
@@ -228,39 +259,3 @@ def _paired(dense: nn.Module, x: list[Tensor], y: Tensor, batch: int) -> Moments
         taken += len(left)
         second, cross = second + (right.T @ right).double(), cross + (left.T @ right).double()
     return Moments(second / taken, cross / taken, dense_sum / rows, total / rows)
-
-
-def _affordable(model: nn.Module, names: Mapping[str, Any], inputs: Inputs) -> Inputs:
-    """Evenly spaced examples, as many as the memory holds the layers' inputs of."""
-    one = tuple(tensor[:1] for tensor in inputs)
-    caught = _dense_inputs(model, names, one, 1)
-    each = sum(part.numel() * part.element_size() for parts in caught.values() for part in parts)
-    count = max(1, min(len(inputs[0]), MEMORY // max(each, 1)))
-    if count == len(inputs[0]):
-        return inputs
-    places = torch.linspace(0, len(inputs[0]) - 1, count).round().long()
-    return tuple(tensor[places] for tensor in inputs)
-
-
-def _dense_inputs(
-    model: nn.Module, names: Mapping[str, Any], inputs: Inputs, batch: int
-) -> dict[str, list[Tensor]]:
-    """Layer to its inputs in the dense model, one for each batch."""
-    caught: dict[str, list[Tensor]] = {name: [] for name in names}
-
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            del module
-            caught[name].append(arguments[0].clone())  # the model may go on in place
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
-    try:
-        with torch.no_grad():
-            for parts in batches(inputs, batch):
-                model(*parts)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return caught

@@ -16,6 +16,7 @@ WORDS = (
     *(f"-{part}" for part in ("o37.5", "o62.5", "o87.5", "s", "r", "i", "o", "a", "n", "g", "k")),
     "dense",
     *(f"-t{share}" for share in _SHARES),
+    "-d8",
 )
 _LONGEST_FIRST = re.compile("|".join(map(re.escape, sorted(WORDS, key=len, reverse=True))))
 _FIRST = 128  # bytes below are ASCII

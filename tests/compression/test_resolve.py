@@ -213,3 +213,57 @@ def test_what_the_model_overwrites_later_is_not_seen() -> None:
         made.append(resolve(model, layers, banked(parts, choices), choices, (x,)))  # type: ignore[arg-type]
     for name in choices:
         assert torch.equal(made[0][name].matrix(), made[1][name].matrix())
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(12, 24), nn.Linear(24, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.down(self.up(x).relu())
+        return y
+
+
+class Tower(nn.Module):
+    """Blocks in a chain, with a layer before and one behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(12, 5)
+        self.stem = nn.Linear(10, 12)
+        self.blocks = nn.ModuleList(Residual() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        y: Tensor = self.head(x)
+        return y
+
+
+def test_a_chain_that_does_not_fit_is_walked_along_to_the_same_end() -> None:
+    model, x = Tower().eval().requires_grad_(False), torch.randn(300, 4, 10)
+    layers = trace(model, (x[:1],))
+    statistics = collect(model, layers, (x,))
+    option = Option(bits=3)
+    entries = {
+        layer.name: next(
+            compress_layer(
+                layer, model.get_submodule(layer.name), statistics[layer.name], [option]
+            )
+        )[1]
+        for layer in layers
+    }
+    choices = dict.fromkeys(entries, option)
+    inputs = 4 * 300 * 4 * (10 + 3 * (12 + 24) + 12)  # bytes that reach the layers
+    whole = resolve(model, layers, entries, choices, (x,))
+    walked = resolve(model, layers, entries, choices, (x,), memory=inputs - 1)
+    for name in choices:
+        assert torch.equal(whole[name].weights[0].codes, walked[name].weights[0].codes)
+        torch.testing.assert_close(whole[name].bias, walked[name].bias)
+    # With less memory than a block takes there are fewer examples.
+    fewer = resolve(model, layers, entries, choices, (x,), memory=inputs // 20)
+    assert not torch.equal(whole["head"].weights[0].codes, fewer["head"].weights[0].codes)
+    assert not any(module._forward_pre_hooks for module in model.modules())

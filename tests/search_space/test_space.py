@@ -46,6 +46,7 @@ def test_the_shipped_presets_are_there() -> None:
         "storage",
         "structured",
         "uniform_bits",
+        "weight_only",
     ]
 
 
