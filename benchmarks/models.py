@@ -2,6 +2,7 @@
 
     python benchmarks/models.py --json models.json
     python benchmarks/models.py --only gpt --only unet
+    python benchmarks/models.py --smallest 0.5 --only squeezenet    as small as 0.5 points allow
 
 Each model runs in a process of its own, which trains it first where it is one of `zoo`, so that
 the peak of its memory (`VmHWM`) is its own.  Quality is that of the test split: right decisions,
@@ -40,12 +41,23 @@ from autocompress.study.ship import Outcome
 
 PACKAGES = ("autocompress", "numpy", "onnxruntime", "torch")
 STUDIES = ("lenet5_mnist", "cnn1d_timeseries", "lstm_timeseries", "resnet20_fashion")
-LIMITS = ["size=25%", "latency=1000%", "quality=-100pt"]
+QUARTER = {
+    "objective": "balanced",
+    "limits": ["size=25%", "latency=1000%", "quality=-100pt"],
+}
 EVALUATIONS = 40
 MIB = 2**20
 
 
-def zoo_study(name: str, device: str) -> Study:
+def asked(smallest: float | None) -> dict[str, Any]:
+    """Objective and limits: a quarter of the size, or the least within so many points."""
+    if smallest is None:
+        return QUARTER
+    limits = ["size=100%", "latency=1000%", f"quality=-{smallest:g}pt"]
+    return {"objective": "smallest", "limits": limits}
+
+
+def zoo_study(name: str, device: str, goal: Mapping[str, Any]) -> Study:
     """A trained model of the zoo as a study."""
     entry = ZOO[name]
     data = entry.data()
@@ -58,21 +70,28 @@ def zoo_study(name: str, device: str) -> Study:
         lambda net, split="selection": entry.score(net, data, split),
         "benchmarks/models.py",
     )
-    settings = StudyFile(device=device, metric="quality", metric_unit="%", evaluations=EVALUATIONS)
-    return make_study(name, task, settings, LIMITS)
+    settings = StudyFile(
+        device=device,
+        metric="quality",
+        metric_unit="%",
+        evaluations=EVALUATIONS,
+        objective=goal["objective"],
+    )
+    return make_study(name, task, settings, goal["limits"])
 
 
-def study_of(name: str, device: str) -> Study:
+def study_of(name: str, device: str, goal: Mapping[str, Any]) -> Study:
     if name in ZOO:
-        return zoo_study(name, device)
-    return load_study(study_folder(name), {"device": device, "evaluations": EVALUATIONS}, LIMITS)
+        return zoo_study(name, device, goal)
+    keys = {"device": device, "evaluations": EVALUATIONS, "objective": goal["objective"]}
+    return load_study(study_folder(name), keys, goal["limits"])
 
 
-def measure(name: str, folder: Path) -> dict[str, Any]:
+def measure(name: str, folder: Path, goal: Mapping[str, Any]) -> dict[str, Any]:
     """The row of one model, whose process does nothing else."""
     torch.set_num_threads(1)
     started, notes = time.perf_counter(), []
-    study = study_of(name, "onnxruntime-cpu")
+    study = study_of(name, "onnxruntime-cpu", goal)
     trained = time.perf_counter() - started
     started = time.perf_counter()
     try:
@@ -81,9 +100,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         if "cannot be exported" not in str(error):
             raise
         notes.append("no ONNX: its control flow depends on the data")
-        study = make_study(
-            name, study.task, study.settings.model_copy(update={"device": "torch-cpu"}), LIMITS
-        )
+        settings = study.settings.model_copy(update={"device": "torch-cpu"})
+        study = make_study(name, study.task, settings, goal["limits"])
         outcome = run_study(study, folder / "again", Silent())
     seconds = time.perf_counter() - started
     return row_of(name, outcome, notes) | {"train_seconds": trained, "seconds": seconds}
@@ -134,10 +152,11 @@ def peak_bytes() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def in_a_process(name: str) -> dict[str, Any]:
+def in_a_process(name: str, smallest: float | None) -> dict[str, Any]:
     """The row of a model, or why there is none."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-W", "ignore", __file__, "--child", name, folder]
+        command += [] if smallest is None else ["--smallest", str(smallest)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             return {"model": name, "failure": f"its process ended with {done.returncode}"}
@@ -145,8 +164,9 @@ def in_a_process(name: str) -> dict[str, Any]:
         return row
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    shown = Table(title="A quarter of the size, post-training")
+def table(rows: Sequence[Mapping[str, Any]], smallest: float | None) -> Table:
+    title = "A quarter of the size" if smallest is None else f"The least size for {smallest:g} pt"
+    shown = Table(title=f"{title}, post-training")
     names = (
         "model",
         "what",
@@ -186,13 +206,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     every = [*ZOO, *STUDIES]
     parser.add_argument("--only", action="append", choices=[*every, "minilm_sentiment"])
+    parser.add_argument(
+        "--smallest", type=float, help="as small as a loss of so many points allows"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         name, folder = options.child
         try:
-            row = measure(name, Path(folder))
+            row = measure(name, Path(folder), asked(options.smallest))
         except AutocompressError as error:
             row = {"model": name, "failure": str(error)}
         print(json.dumps(row | {"peak_bytes": peak_bytes()}))
@@ -200,8 +223,8 @@ def main() -> int:
     rows = []
     for name in options.only or every:
         print(f"{name} ...", file=sys.stderr)
-        rows.append(in_a_process(name))
-    Console(width=180).print(table(rows))
+        rows.append(in_a_process(name, options.smallest))
+    Console(width=180).print(table(rows, options.smallest))
     if options.json:
         failed = {row["model"]: row["failure"] for row in rows if "failure" in row}
         device = get_device("onnxruntime-cpu")

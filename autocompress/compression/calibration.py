@@ -23,7 +23,8 @@ from autocompress.compression.moments import (
     collect,
 )
 from autocompress.compression.treated import Grid
-from autocompress.model.chain import Chain, Walk, find_chain
+from autocompress.model.blocks import find_chain
+from autocompress.model.chain import Chain, Walk
 from autocompress.model.layer import Layer, matrix_shape
 from autocompress.model.memory import allowance, give_back
 from autocompress.model.task import Inputs

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.model.chain import Chain, Stopped, Walk, find_chain
+from autocompress.model.blocks import find_chain
+from autocompress.model.chain import Chain, Stopped, Walk
 from autocompress.model.task import Inputs, batches
 
 BOUNDARIES = 6  # values between blocks that are kept at a time: of both models, before and after

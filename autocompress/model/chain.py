@@ -9,7 +9,7 @@ there more than one block's worth of values at a time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from autocompress.model.shelf import Shelf
 from autocompress.model.task import Inputs, batches
-from autocompress.model.trace import run
-
-TOLERANCE = 1e-4  # of what comes out in blocks, relative to the largest value
 
 
 class Stopped(BaseException):
@@ -96,32 +93,6 @@ class Chain:
         return 0 if module in self.before else self.last
 
 
-def find_chain(model: nn.Module, inputs: Inputs) -> Chain | None:
-    """The blocks that hold the most parameters, of all lists of modules that are a chain.
-
-    Args:
-        model: In evaluation mode.
-        inputs: One or a few examples.
-
-    Returns:
-        None where there is no such list, or running its blocks one at a time gives another output.
-    """
-    lists = {
-        name: tuple(f"{name}.{child}".lstrip(".") for child, _ in module.named_children())
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1
-    }
-
-    def parameters(names: tuple[str, ...]) -> int:
-        return sum(p.numel() for name in names for p in model.get_submodule(name).parameters())
-
-    for names in sorted(lists.values(), key=parameters, reverse=True):
-        chain = _chain_of(names, *_watched(model, names, inputs))
-        if chain is not None and _gives_the_same(model, chain, inputs):
-            return chain
-    return None
-
-
 class Walk:
     """Runs the stages of a model one at a time: what is before its blocks, each block, what is
     behind.
@@ -174,21 +145,10 @@ class Walk:
     def _enter(self) -> None:
         """Runs every part as far as the first block."""
         self._calls, self._kept, self._given = [], Shelf(self._memory), None
-        first = self._model.get_submodule(self._chain.names[0])
-
-        def stop(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            call = Call(arguments, keywords, self._chain.slot)
+        for part in self._parts:
+            call = enter(self._model, self._chain, part)
             self._kept.append(call.handed)
             self._calls.append(call.without())
-            raise Stopped
-
-        handle = first.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            for part in self._parts:
-                with contextlib.suppress(Stopped):
-                    self._model(*part)
-        finally:
-            handle.remove()
         self._block = 1
 
     def _pass_through(self) -> Shelf:
@@ -201,11 +161,38 @@ class Walk:
 
     def _leave(self, given: Shelf) -> list[Any]:
         """Runs every part with blocks that give what has come out of the last one."""
-        outputs = []
-        for part, tensor in zip(self._parts, given, strict=True):
-            with _standing_in(self._model, self._chain, tensor):
-                outputs.append(self._model(*part))
-        return outputs
+        pairs = zip(self._parts, given, strict=True)
+        return [leave(self._model, self._chain, part, tensor) for part, tensor in pairs]
+
+
+def enter(model: nn.Module, chain: Chain, inputs: Inputs) -> Call:
+    """Runs a model as far as its first block; how that is called.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    calls: list[Call] = []
+
+    def stop(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        calls.append(Call(arguments, keywords, chain.slot))
+        raise Stopped
+
+    first = model.get_submodule(chain.names[0])
+    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        with contextlib.suppress(Stopped):
+            model(*inputs)
+    finally:
+        handle.remove()
+    if not calls:
+        raise ValueError(f"the model does not come to {chain.names[0]!r}")
+    return calls[0]
+
+
+def leave(model: nn.Module, chain: Chain, inputs: Inputs, tensor: Tensor) -> Any:
+    """A model's output where the last block gives this tensor: no block runs."""
+    with _standing_in(model, chain, tensor):
+        return model(*inputs)
 
 
 def handed_on(output: Any) -> Tensor:
@@ -228,126 +215,3 @@ def _standing_in(model: nn.Module, chain: Chain, tensor: Tensor) -> Iterator[Non
     finally:
         for block in blocks:
             del block.forward
-
-
-def _watched(
-    model: nn.Module, names: Sequence[str], inputs: Inputs
-) -> tuple[list[tuple[str, tuple[Any, ...], dict[str, Any], Any]], list[str]]:
-    """Name, arguments and output of every call of some modules, and which other modules were
-    called before the first of them."""
-    calls: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
-    before: list[str] = []
-    entered: list[str] = []
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(
-            module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any
-        ) -> None:
-            calls.append((name, arguments, keywords, output))
-
-        return hook
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            entered.append(name)
-            if not any(other in names for other in entered):
-                before.append(name)
-
-        return hook
-
-    handles = [
-        model.get_submodule(name).register_forward_hook(keep(name), with_kwargs=True)
-        for name in names
-    ]
-    handles += [m.register_forward_pre_hook(note(n)) for n, m in model.named_modules() if n]
-    try:
-        run(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls, before
-
-
-def _chain_of(
-    names: tuple[str, ...],
-    calls: Sequence[tuple[str, tuple[Any, ...], dict[str, Any], Any]],
-    before: Sequence[str],
-) -> Chain | None:
-    """The chain that some calls are; None if they are none."""
-    if tuple(call[0] for call in calls) != names:
-        return None
-    outputs = [call[3] for call in calls]
-    try:
-        forms = [_form(output) for output in outputs]
-    except ValueError:
-        return None
-    if any(form != forms[0] for form in forms):
-        return None
-    given = [_values(arguments, keywords) for _, arguments, keywords, _ in calls]
-    slots = [key for key, value in given[1].items() if value is handed_on(outputs[0])]
-    if len(slots) != 1:
-        return None
-    (slot,) = slots
-    common = None
-    for index, values in enumerate(given):
-        handed = values.pop(slot, None)
-        if not isinstance(handed, Tensor) or not all(map(_is_simple, values.values())):
-            return None
-        if index and handed is not handed_on(outputs[index - 1]):
-            return None
-        common = common or values
-        if common.keys() != values.keys():
-            return None
-        if not all(_is_same(common[key], values[key]) for key in values):
-            return None
-    return Chain(names, slot, forms[0], frozenset(before))
-
-
-def _values(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> dict[int | str, Any]:
-    """All arguments of a call by position or name."""
-    return dict([*enumerate(arguments), *keywords.items()])
-
-
-def _form(output: Any) -> tuple[Any, ...] | list[Any] | None:
-    """What is beside the tensor in a block's output, as `Chain.form`.
-
-    Raises:
-        ValueError: If it holds no tensor in the first place, or more than that.
-    """
-    if isinstance(output, Tensor):
-        return None
-    if type(output) in (tuple, list) and output and isinstance(output[0], Tensor):
-        rest = output[1:]
-        if all(value is None for value in rest):
-            return type(output)([None, *rest])  # type: ignore[no-any-return]
-    raise ValueError("a block gives one tensor")
-
-
-def _is_simple(value: Any) -> bool:
-    """Whether a block cannot change an argument for the next one: no cache of keys and values."""
-    if isinstance(value, (tuple, list)):
-        return all(map(_is_simple, value))
-    return value is None or isinstance(value, (Tensor, bool, int, float, str))
-
-
-def _is_same(first: Any, second: Any) -> bool:
-    if isinstance(first, (tuple, list)) and isinstance(second, (tuple, list)):
-        return len(first) == len(second) and all(map(_is_same, first, second))
-    if isinstance(first, Tensor) or isinstance(second, Tensor):
-        return first is second
-    return bool(first == second)
-
-
-def _gives_the_same(model: nn.Module, chain: Chain, inputs: Inputs) -> bool:
-    """Whether the model's output is that of its stages, each of them run twice."""
-    expected = run(model, inputs)
-    walk = Walk(model, chain, inputs, len(inputs[0]))
-    for stage in range(chain.last):
-        walk.run(stage)
-        if stage:
-            walk.run(stage)
-    (found,) = walk.run(chain.last)
-    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
-        return False
-    room = TOLERANCE * float(expected.abs().max())
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= room)

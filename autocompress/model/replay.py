@@ -2,8 +2,9 @@
 
 The model is traced once with `torch.fx`.  Before some of the treated layers (*cuts*) the values
 that the rest still needs are kept, under the choices of all layers before; a run that makes the
-same choices starts there.  A model that cannot be traced, or whose values are changed in place in
-a way that matters, is run as a whole.
+same choices starts there.  A model that cannot be traced, but is a chain of blocks, has cuts
+between blocks.  Others, and those whose values are changed in place in a way that matters, run as
+a whole.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
+from autocompress.model.blocks import find_chain
+from autocompress.model.chain import Chain
 from autocompress.model.memory import shared_copy
+from autocompress.model.replay_blocks import Values, block_cuts, run_blocks
 from autocompress.model.sums import SumTracer, sums_of
 from autocompress.model.swap import swap
 from autocompress.model.task import Inputs
@@ -29,7 +33,6 @@ MEMORY = 2**30  # bytes of values kept
 CUTS = 8  # more save little work, and writing what they keep takes time
 
 Choices: TypeAlias = tuple[int, ...]
-Values: TypeAlias = dict[fx.Node, Any]
 Key: TypeAlias = tuple[int, Choices, tuple[nn.Module, ...]]
 
 
@@ -39,7 +42,7 @@ class Cut:
 
     Args:
         unit: Index of the unit that runs next.
-        node: Index of its node.
+        node: Index of its node; in a chain the stage of its block.
         live: Nodes before, whose values are read at or after the cut; inputs are left out.
         left: Share of the units' multiply-adds that comes after, in [0, 1].
         sums: Names of the sums that have been added up before.
@@ -113,8 +116,9 @@ class Replay:
         self._working: nn.Module | None = None
         self._nodes: list[fx.Node] = []
         self._cuts: list[Cut] = []
+        self._chain: Chain | None = None
         self.reason = "no memory is granted" if memory <= 0 else self._prepare(macs)
-        if self.reuses:
+        if self.reuses or memory > 0 and self._find_blocks(macs):
             self.reason = self._verify()
 
     @property
@@ -177,8 +181,7 @@ class Replay:
         order = sorted(range(len(self._units)), key=lambda unit: places[self._units[unit]])
         if order != list(range(len(self._units))):
             return "its layers are called in another order"
-        total = float(sum(macs)) or 1.0
-        left = [float(sum(macs[unit:])) / total for unit in range(len(self._units))]
+        left = _left(macs)
         # About equal amounts of work between two cuts.
         band = [int(CUTS * share - 1e-9) for share in left]
         self._cuts = [
@@ -189,6 +192,21 @@ class Replay:
             if unit and band[unit] != band[unit - 1]
         ]
         return ""
+
+    def _find_blocks(self, macs: Sequence[float]) -> bool:
+        """Whether the model is a chain of blocks; then it has cuts between them."""
+        chain = find_chain(self._model, tuple(tensor[:1] for tensor in self._parts[0]))
+        if chain is None:
+            return False
+        readers: dict[str, list[str]] = {}
+        for reader, owner in self._ties.items():
+            readers.setdefault(owner, []).append(reader)
+        left = _left(macs)
+        for unit, stage in block_cuts(chain, self._units, readers, left, CUTS):
+            added = tuple(name for name in self._sums if chain.stage(name) < stage)
+            self._cuts.append(Cut(unit, stage, (), left[unit], added))
+        self._chain = chain
+        return bool(self._cuts)
 
     def _live(self, place: int) -> tuple[fx.Node, ...]:
         after = set(self._nodes[place:])
@@ -221,17 +239,26 @@ class Replay:
     def _resume(self, candidate: Run, part: int) -> tuple[Tensor, float]:
         values, start, left = self._start(candidate, part)
         cuts = {cut.node: cut for cut in self._cuts}
-        inputs = iter(self._parts[part])
+        if self._chain is not None:
+
+            def pass_by(stage: int, kept: Values) -> None:
+                if stage in cuts and candidate.shares(cuts[stage]):
+                    self._keep(candidate.key(cuts[stage], part), kept)
+
+            model, inputs = self._candidate(candidate), self._parts[part]
+            return run_blocks(model, self._chain, inputs, start, values, pass_by), left
+        given = iter(self._parts[part])
         for index, node in enumerate(self._nodes):
             if node.op == "placeholder":
-                values[node] = next(inputs)
+                values[node] = next(given)
                 continue
             if index < start:
                 continue
             if node.op == "output":
                 return fx.node.map_arg(node.args[0], values.__getitem__), left  # type: ignore[return-value]
             if index in cuts and index > start and candidate.shares(cuts[index]):
-                self._keep(cuts[index], candidate.key(cuts[index], part), values)
+                kept = {live: values[live] for live in cuts[index].live}
+                self._keep(candidate.key(cuts[index], part), kept)
             values[node] = self._execute(node, values, candidate)
         raise AssertionError("a traced graph ends with its output")
 
@@ -243,8 +270,7 @@ class Replay:
                 return dict(self._kept[key]), cut.node, cut.left
         return {}, 0, 1.0
 
-    def _keep(self, cut: Cut, key: Key, values: Values) -> None:
-        kept = {node: values[node] for node in cut.live}
+    def _keep(self, key: Key, kept: Values) -> None:
         self._kept[key] = kept
         self._bytes += _size(kept)
         while self._bytes > self._memory:
@@ -272,14 +298,24 @@ class Replay:
         return _attribute(self._model, str(node.target))
 
     def _whole(self, candidate: Run, part: int) -> Tensor:
+        output: Tensor = run(self._candidate(candidate), self._parts[part])
+        return output
+
+    def _candidate(self, candidate: Run) -> nn.Module:
+        """The model with the modules of a candidate."""
         if self._working is None:
             self._working = shared_copy(self._model)
         for index, name in enumerate(self._units):
             swap(self._working, name, candidate.modules(index))
         for name, plain in self._sums.items():
             swap(self._working, name, candidate.sums.get(name, plain))
-        output: Tensor = run(self._working, self._parts[part])
-        return output
+        return self._working
+
+
+def _left(macs: Sequence[float]) -> list[float]:
+    """For each unit, the share of the multiply-adds that it and those behind it take."""
+    total = float(sum(macs)) or 1.0
+    return [float(sum(macs[unit:])) / total for unit in range(len(macs))]
 
 
 def _attribute(model: nn.Module, path: str) -> Any:
@@ -289,7 +325,7 @@ def _attribute(model: nn.Module, path: str) -> Any:
     return value
 
 
-def _size(values: Mapping[fx.Node, Any]) -> int:
+def _size(values: Mapping[Any, Any]) -> int:
     return sum(
         value.numel() * value.element_size()
         for value in values.values()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.model.chain import Stopped, Walk, find_chain
+from autocompress.model.blocks import find_chain
+from autocompress.model.chain import Stopped, Walk
 from autocompress.model.shelf import Shelf
 
 

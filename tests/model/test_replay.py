@@ -116,3 +116,63 @@ def test_what_no_other_run_shares_is_not_kept() -> None:
     replay(Run(modules.__getitem__, choices), 0)
     assert set(replay._kept) > held
     assert torch.equal(replay(Run(dense.__getitem__, (0, 0, 0)), 0)[0], first)
+
+
+class Hop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        y: Tensor = x + scale * self.down(self.up(x).relu())
+        return y
+
+
+class Untraceable(nn.Module):
+    """A chain of blocks behind control flow that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Hop() for _ in range(4))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.ones(1) if x.sum() > 1e9 else torch.full((1,), 0.5)
+        for block in self.blocks:
+            x = block(x, scale)
+        y: Tensor = self.head(x)
+        return y
+
+
+HOPS = tuple(f"blocks.{index}.{name}" for index in range(4) for name in ("up", "down"))
+
+
+@pytest.mark.parametrize("memory", [2**20, 300])
+def test_a_chain_of_blocks_that_cannot_be_traced_starts_between_blocks(memory: int) -> None:
+    torch.manual_seed(0)
+    model = Untraceable().eval()
+    units = (*HOPS, "head")
+    menus = [
+        [dense, *(nn.Linear(dense.in_features, dense.out_features) for _ in range(2))]
+        for dense in map(model.get_submodule, units)
+    ]
+    parts = [(torch.randn(5, 6),), (torch.randn(4, 6),)]
+    replay = Replay(model, units, [72] * 8 + [18], parts, memory)
+    assert replay.reuses
+    assert replay.left(8) < 0.3
+    plain = Replay(model, units, [72] * 8 + [18], parts, 0)
+    generator, spent = torch.Generator().manual_seed(1), 0.0
+    for turn in range(40):
+        # Later layers change more often, as they do when options are swapped.
+        choices = torch.randint(3, (9,), generator=generator)
+        choices[: turn % 9] = 0
+        picks = tuple(choices.tolist())
+        candidate = Run(lambda unit, picks=picks: menus[unit][picks[unit]], picks)
+        output, share = replay(candidate, turn % 2)
+        expected, whole_share = plain(candidate, turn % 2)
+        assert torch.equal(output, expected)
+        assert whole_share == 1
+        spent += share
+    if memory > 300:
+        assert spent < 30
+    assert all("forward" not in vars(module) for module in model.modules())
