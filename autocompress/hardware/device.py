@@ -202,6 +202,8 @@ def reject(
         return ""
     if option.zeros or option.rate:
         return "an ONNX file stores zeros like any other value"
+    if option.activations == "dynamic" and layer.tied:
+        return f"an ONNX file would hold the weight twice, packed and for {layer.tied[0]}"
     if option.activations == "dynamic":
         return "" if option.bits in (4, 7, 8) else "an ONNX file packs weights in 4 or 8 bits"
     if option.codebook or option.affine or option.group:

@@ -208,10 +208,13 @@ def _standing_in(model: nn.Module, chain: Chain, tensor: Tensor) -> Iterator[Non
     if chain.form is not None:
         output = type(chain.form)([tensor, *chain.form[1:]])
     blocks = [model.get_submodule(name) for name in chain.names]
+    own = [vars(block).get("forward") for block in blocks]  # mostly it is that of the class
     for block in blocks:
         block.forward = lambda *_, **__: output
     try:
         yield
     finally:
-        for block in blocks:
+        for block, before in zip(blocks, own, strict=True):
             del block.forward
+            if before is not None:
+                block.forward = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from autocompress.study.finalist import Finalist, Verdict
 from autocompress.study.prepare import Prepared
 from autocompress.study.targets import keeps_hard
 from autocompress.study.training import train
+
+RUNG = 8  # a trial has so much fewer passes than a training in full
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,16 @@ class Recovery:
 
 def loosened(prepared: Prepared) -> Prepared:
     """The run as its search sees it: before a squeeze the limit on size is wider, and few are
-    confirmed, for training changes them all."""
-    settings = prepared.study.settings.recovery
-    if settings.method != "squeeze":
+    confirmed, for training changes them all; as many at least as have a trial."""
+    settings, objective = prepared.study.settings.recovery, prepared.study.objective
+    budget, count = dict(prepared.study.budget), objective.finalists
+    if settings.method == "none":
         return prepared
-    budget = dict(prepared.study.budget)
-    size = budget["size"]
-    budget["size"] = replace(size, value=size.value * settings.start)
-    objective = prepared.study.objective
-    few = min(objective.finalists, settings.finalists + 1)
-    objective = objective.model_copy(update={"finalists": few})
+    if settings.method == "squeeze":
+        size = budget["size"]
+        budget["size"] = replace(size, value=size.value * settings.start)
+        count = min(count, settings.finalists + 1)
+    objective = objective.model_copy(update={"finalists": max(count, settings.trials)})
     return replace(prepared, study=replace(prepared.study, budget=budget, objective=objective))
 
 
@@ -77,9 +80,11 @@ def recover_best(
     """
     study = prepared.study
     settings = study.settings.recovery
-    chosen = [v for v in confirmation.verdicts if _can_be_trained(v)][: settings.finalists]
-    if settings.method == "none" or not chosen:
+    able = [verdict for verdict in confirmation.verdicts if _can_be_trained(verdict)]
+    if settings.method == "none" or not able:
         return confirmation, ()
+    chosen = _promising(prepared, able[: settings.trials], folder, listener)
+    chosen = (chosen or able)[: settings.finalists]
     bench = Bench(prepared)
     bench.latency_ms = confirmation.original.latency_ms
     known = [_judged(verdict, bench) for verdict in confirmation.verdicts]
@@ -103,6 +108,29 @@ def recover_best(
         replace(confirmation, targets=bench.targets, verdicts=tuple(ranked), winner=winner),
         tuple(recoveries),
     )
+
+
+def _promising(
+    prepared: Prepared, verdicts: Sequence[Verdict], folder: Path, listener: Listener
+) -> list[Verdict]:
+    """Candidates by the loss that a short training leaves within the limit, the least first."""
+    settings = prepared.study.settings
+    if len(verdicts) <= settings.recovery.finalists:
+        return list(verdicts)
+    short = {"epochs": -(-settings.recovery.epochs // RUNG)}
+    recovery = settings.recovery.model_copy(update=short)
+    study = replace(prepared.study, settings=settings.model_copy(update={"recovery": recovery}))
+    trial = replace(prepared, study=study)
+    losses = []
+    for index, verdict in enumerate(verdicts):
+        name = verdict.record.id
+        listener.stage("recover", f"trial of {name}, {index + 1} of {len(verdicts)}")
+        _, found = train(trial, verdict, folder, listener)
+        # Of a squeeze that has not come to the limit nothing is known.
+        losses.append(found.after if found.improved else float("inf"))
+        listener.note(f"trial of {name}: loss {found.before:.4g}, {found.after:.4g} trained")
+    order = sorted(range(len(verdicts)), key=lambda index: losses[index])
+    return [verdicts[index] for index in order]
 
 
 def _can_be_trained(verdict: Verdict) -> bool:

@@ -17,6 +17,10 @@ class RecoverySettings(BaseModel):
             limit on size, and training makes the file smaller, with whatever zeros and codes,
             until the limit is kept.
         finalists: How many of the confirmed candidates are trained, the best ones first.
+        trials: How many candidates of the search have a short training first, of an eighth of the
+            passes, which decides on those that are trained in full (successive halving, Jamieson
+            and Talwalkar 2016, 1502.07943, with one rung): what trains best need not be what was
+            best untrained.  0 for none.
         epochs: Passes over what `training()` of the task gives, or over the calibration inputs.
         max_time: Longest time for each candidate, such as `10m`; the schedule is cut to it.
         learning_rate: Of Adam, at its highest.
@@ -30,6 +34,7 @@ class RecoverySettings(BaseModel):
 
     method: Literal["none", "distil", "blocks", "squeeze"] = "none"
     finalists: int = Field(default=1, ge=1)
+    trials: int = Field(default=0, ge=0)
     epochs: int = Field(default=10, ge=1)
     max_time: str = ""
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -23,6 +23,7 @@ from autocompress.hardware.runtimes.onnx_fused import check_fused
 from autocompress.hardware.runtimes.onnx_graph import assemble, base_bytes, layer_bytes
 from autocompress.hardware.runtimes.onnx_session import open_session
 from autocompress.hardware.runtimes.single_op import layer_model, layer_signature
+from autocompress.model.canonical import canonical
 from autocompress.model.trace import trace
 from autocompress.search_space.option import Option
 
@@ -124,6 +125,34 @@ def test_a_step_of_rounding_belongs_to_a_run_of_a_row() -> None:
     torch.testing.assert_close(x.grad, torch.ones(1, 1, 6))
 
 
+class Tied(nn.Module):
+    """An embedding that reads the weight of the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(40, 64), nn.Linear(64, 40, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.words(ids).relu())
+
+
+def test_an_embedding_reads_the_weight_of_a_packed_head() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(40, (6, 7))
+    model = canonical(Tied().eval(), (ids,)).model
+    layers = [layer for layer in trace(model, (ids,)) if layer.is_treated]
+    (head,) = layers
+    statistics = collect(model, layers, (ids,))
+    graph = export_float(model, layers, (ids,))
+    made = compress_layer(head, model.head, statistics["head"], [OPTIONS[1]])
+    treated = {"head": next(made)[1]}
+    proto = assemble(graph, treated)
+    expected = stitched(model, treated)(ids).detach().numpy()
+    np.testing.assert_allclose(run(proto, ids), expected, atol=5e-3 * np.abs(expected).max())
+    assert check_fused(proto, treated) == {"head/step0": "MatMulNBits"}
+
+
 def test_a_kernel_that_computes_otherwise_is_refused(setting) -> None:
     _, _, _, _, graph = setting
     treated = treat(setting, OPTIONS[0], "first")
@@ -147,6 +176,9 @@ def test_what_has_no_such_kernel_is_said(setting) -> None:
     assert "no dynamic kernels" in reject(OPTIONS[0], first, get_device("openvino-cpu"))
     assert "4 or 8 bits" in reject(Option(bits=3, activations="dynamic"), first, format="onnx")
     assert reject(OPTIONS[4], first, format="onnx") == ""
+    tied = replace(first, tied=("words",))
+    assert "twice, packed and for words" in reject(OPTIONS[4], tied, format="onnx")
+    assert reject(OPTIONS[4], tied) == ""
     overflows = replace(get_device("onnxruntime-cpu"), int8_bits=7)
     assert "overflow" in reject(OPTIONS[1], first, overflows)
     assert overflows.suited(OPTIONS[1]).bits == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,26 @@ def test_a_squeeze_reaches_a_size_that_the_search_does_not(
     details = json.loads((folder / "details.json").read_text())
     bytes_after = sum(row["bytes_after"] for row in details["layers"] if row["treated"])
     assert bytes_after < limit
+
+
+def test_short_trainings_decide_who_is_trained_in_full(
+    cli: Cli, taught: Any, with_device: Any, tmp_path: Path
+) -> None:
+    recovery = DISTIL + "trials = 3\n"
+    study = taught(recovery, budget={"size": "9%", "quality": "-20pt"})
+    folder = with_device(tmp_path / "run")
+    code, out, err = cli("run", study, "--out", folder)
+    assert code in (0, 3), err
+    (row,) = result_of(folder)["recovery"]
+    assert row["steps"] == 12 * 20
+    trained = {
+        candidate: float(loss)
+        for candidate, loss in re.findall(r"trial of (\w+): loss \S+, (\S+) trained", out)
+    }
+    assert len(trained) == 3
+    assert row["candidate"] == min(trained, key=trained.__getitem__)
+    facts = [json.loads(path.read_text()) for path in (folder / "recovered").glob("*.json")]
+    assert sorted(fact["steps"] for fact in facts) == [40, 40, 40, 240]
 
 
 def test_calibration_inputs_serve_where_there_is_no_training(

@@ -38,7 +38,8 @@ def stored_nodes(
         assert treated.bias is not None
         _constant(writer, target, treated.bias.float())
     elif format == "archive" or (len(treated.weights) == 1 and treated.weights[0].bits == 32):
-        if layer.is_operator and not treated.is_int8 and len(treated.weights) == 1:
+        has_floats = not treated.is_int8 and not treated.is_dynamic
+        if layer.is_operator and has_floats and len(treated.weights) == 1:
             writer.node("Identity", [writer.shared("weight0")], target)  # what the layer reads
         else:
             _constant(writer, target, weight_of(module, treated.matrix()))
