@@ -1,4 +1,4 @@
-"""A GPT on Shakespeare: what is read, splits, perplexity, and that it sees nothing of the future."""
+"""A GPT on Shakespeare: what is read, splits, perplexity, and that it sees no later character."""
 
 from __future__ import annotations
 
