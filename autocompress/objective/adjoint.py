@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.model.memory import allowance
+from autocompress.model.memory import allowance, model_bytes
 from autocompress.model.task import Inputs, batches
 from autocompress.model.trace import run
 from autocompress.objective.caught import Caught, affordable
 from autocompress.search_space.option import Option
 
 SHARE, LEAST = 0.5, 2**27  # of the model's bytes, and bytes: for what a pass with gradients holds
+SMALL, PLENTY = 2**27, 2**29  # beside a model of up to so many bytes that much goes unnoticed
 
 
 def adjoint_prices(
@@ -61,7 +62,9 @@ def adjoint_prices(
         parameter.requires_grad_(False)
     try:
         together = affordable(model, menus, inputs, batch)
-        room = allowance(model, SHARE, LEAST) if room is None else room
+        if room is None:
+            least = PLENTY if model_bytes(model) <= SMALL else LEAST
+            room = allowance(model, SHARE, least)
         few = affordable(model, menus, inputs, together, room)
         for parts in batches(inputs, together):
             draws: list[Tensor] = []
