@@ -43,7 +43,6 @@ class Pressure:
     EVERY = 1 / 1000  # share of the steps after which the weight is changed
     # Of the logarithm of the excess, and the largest change of the weight's.
     GAIN, MOST = 0.2, 0.05
-    RELEASE = 2.0  # the same where the limit has been reached and less is there than is allowed
     FIRST = 0.05  # nats that all bits together count at first
     IDLE = 1e-3  # share of that where the limit is kept as it is
     AIM = 0.98  # share of the limit that is aimed at
@@ -76,10 +75,7 @@ class Pressure:
             left = max(0.0, 1 - progress / self._squeeze.shrinking)
             goal = wanted * (max(self._first, wanted) / wanted) ** left
             excess = math.log(max(1.0, self._length.refresh()) / goal)
-            gain = self.GAIN * rate
-            if excess < 0 and not left:
-                gain = self.RELEASE  # bytes that nobody asked for would go on falling
-            self.weight *= math.exp(max(-self.MOST, min(self.MOST * rate, gain * excess)))
+            self.weight *= math.exp(rate * max(-self.MOST, min(self.MOST, self.GAIN * excess)))
         return self.weight * self._length.penalty()
 
     def learn(self, size: int) -> None:
