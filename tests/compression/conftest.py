@@ -6,7 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from compress_parts import Net
+from torch import Tensor, nn
+
+from autocompress.compression.moments import Statistics, collect
+from autocompress.model.layer import Layer
+from autocompress.model.trace import trace
 
 
 def make(seed: int = 0, rows: int = 20, d: int = 32) -> tuple[Tensor, Tensor]:
@@ -31,3 +36,14 @@ def error() -> Callable[[Tensor, Tensor], float]:
         return float(((change @ moment) * change).sum())
 
     return measure
+
+
+@pytest.fixture(scope="module")
+def traced() -> tuple[Net, dict[str, Layer], dict[str, Statistics]]:
+    """A net, its layers by name, and their statistics."""
+    torch.manual_seed(0)
+    model = Net().eval()
+    # Smooth images: their pixels are strongly correlated.
+    x = nn.functional.avg_pool2d(torch.randn(40, 2, 10, 10), 3, 1)
+    layers = trace(model, (x[:1],))
+    return model, {layer.name: layer for layer in layers}, collect(model, layers, (x,))

@@ -1,4 +1,4 @@
-"""The report on a small fabricated run directory: complete, partial, damaged and hostile."""
+"""The report of a run: one small page that says what there is, whatever is missing."""
 
 from __future__ import annotations
 
@@ -6,129 +6,15 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fabricated_run import NAMES, fabricate, page, result
 
 from autocompress.errors import StorageError
 from autocompress.report.data import load_run
 from autocompress.report.figures import FIGURES
 from autocompress.report.html import write_report
 from autocompress.report.summary import sentences, verdict
-
-NAMES = ["features.0", "features.3", "classifier.0", "embed"]
-OPTIONS = ["w8-a8", "w3-s80", "w4-s90-r50", "dense"]
-
-
-def result() -> dict[str, Any]:
-    measured = {"quality": 0.9887, "size_bytes": 50890, "latency_ms": 0.651}
-    predicted = {"loss": 0.0312, "size_bytes": 50871, "latency_ms": 0.633}
-    return {
-        "schema": 1,
-        "study": "lenet5_mnist",
-        "seed": 7,
-        "versions": {"torch": "2.9.1"},
-        "device": {"name": "onnxruntime-cpu", "runtime": "onnxruntime"},
-        "budget": {
-            "size": {"text": "3%", "limit": 51729, "unit": "B"},
-            "latency": {"text": "70%", "limit": 0.6986, "unit": "ms"},
-            "quality": {"text": "-0.5pt", "limit": 0.9862, "unit": "pt"},
-        },
-        "original": {"quality": 0.9912, "size_bytes": 1724320, "latency_ms": 0.998},
-        "best": {"candidate": "c3f9", **measured, "predicted": predicted, "measured": measured},
-        "budget_met": True,
-        "binding": "size",
-        "audit": {"proxy_spearman": -0.93, "proxy_regret": 0.0006, "latency_mape": 3.1},
-        "seconds": {"trace": 0.4, "search": 61.0},
-        "evaluations": 2,
-        "files": {"onnx": "model.onnx"},
-    }
-
-
-def details(names: list[str]) -> dict[str, Any]:
-    layers = [
-        {
-            "name": name,
-            "kind": "Conv2d",
-            "weight_shape": [20, 10, 5, 5],
-            "parameters": 5020,
-            "macs": 1_234_567,
-            "treated": option != "dense",
-            "reason": "" if option != "dense" else "an Embedding is not treated",
-            "option": option,
-            "bits": 8,
-            "sparsity": 0.8,
-            "rank": 0.5,
-            "activations": "int8",
-            "bytes_before": 20080,
-            "bytes_after": 1234,
-            "latency_before_ms": 0.4,
-            "latency_after_ms": 0.3,
-            "local_error": 0.02,
-            "loss_alone": 0.00123,
-        }
-        for name, option in zip(names, OPTIONS, strict=True)
-    ]
-    finalist = {
-        "candidate": "c3f9",
-        "predicted": {"loss": 0.0312, "size_bytes": 50871, "latency_ms": 0.633},
-        "measured": {
-            "quality": 0.9891,
-            "size_bytes": 50890,
-            "latency_ms": 0.651,
-            "latency_low_ms": 0.64,
-            "latency_high_ms": 0.66,
-        },
-        "met": True,
-        "chosen": True,
-        "reason": "best quality within the limits",
-    }
-    evaluation = {"origin": "seed", "size_bytes": 50000, "latency_ms": 0.6, "seconds": 0.5}
-    return {
-        "layers": layers,
-        "budget": [],
-        "finalists": [finalist],
-        "history": [
-            {"evaluation": 1, "loss": 0.5, "feasible": False, "hypervolume": 0.1, **evaluation},
-            {
-                "evaluation": 2,
-                "loss": 0.0312,
-                "feasible": True,
-                "best_loss": 0.0312,
-                "hypervolume": 0.4,
-                **evaluation,
-            },
-        ],
-        "audit": {
-            "proxy": [{"candidate": "c3f9", "loss": 0.0312, "quality": 0.9891}],
-            "latency": {
-                "points": [{"predicted_ms": 0.7, "measured_ms": 0.72, "held_out": True}],
-                "mape_percent": 3.14,
-                "spearman": 0.971,
-                "noise_floor_percent": 1.9,
-                "flops_spearman": 0.22,
-            },
-        },
-        "notes": ["36 options were removed."],
-        "provenance": {"metric": "accuracy", "machine": "x86_64"},
-    }
-
-
-def fabricate(folder: Path, names: list[str] = NAMES) -> Path:
-    """Writes a finished run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(result()))
-    (folder / "details.json").write_text(json.dumps(details(names)))
-    (folder / "plan.json").write_text("{}")
-    (folder / "trials.parquet").write_bytes(b"")
-    quoted = ",".join('"' + name.replace('"', '""') + '"' for name in names)
-    rows = [
-        f"candidate,loss,size_bytes,latency_ms,quality,{quoted}",
-        f"0012,0.004,100400,0.75,,{','.join(OPTIONS)}",
-        f"c3f9,0.0312,50871,0.633,0.9891,{','.join(OPTIONS)}",
-    ]
-    (folder / "front.csv").write_text("\n".join(rows) + "\n")
-    return folder
 
 
 class Loads(HTMLParser):
@@ -148,13 +34,6 @@ class Loads(HTMLParser):
             self.fetched.append(str(found.get("href")))
         if tag == "script":
             self.scripts.append(found.get("type"))
-
-
-def page(folder: Path) -> str:
-    text = write_report(folder).read_text(encoding="utf-8")
-    # The library is not ours to search.
-    start = text.index("<script>")
-    return text[:start] + text[text.index("</script>", start) :]
 
 
 def test_report_is_one_small_offline_file(tmp_path: Path) -> None:
@@ -321,145 +200,3 @@ def test_writing_again_gives_the_same_page(tmp_path: Path) -> None:
     run = fabricate(tmp_path / "run")
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
-
-
-def searched(folder: Path) -> Path:
-    """A finished run whose search counted passes and moves."""
-    run = fabricate(folder)
-    content = details(NAMES)
-    for row, candidate, passes in zip(
-        content["history"], ("a001", "c3f9"), (1.0, 1.25), strict=True
-    ):
-        row |= {"candidate": candidate, "passes": passes, "complete": True}
-    content |= {
-        "moves": [
-            {
-                "move": "level <switch>",
-                "asked": 1200,
-                "complete": 300,
-                "improved": 21,
-                "earned": 0.125,
-                "passes": 50.0,
-                "share": 0.62,
-            },
-            {"move": "relinearise", "asked": 0, "passes": 0.0},
-        ],
-        "price": {
-            "candidates": 1200,
-            "passes": 264.0,
-            "mean": 0.22,
-            "full_pass_ms": 90.0,
-            "engine_ms": 1.1,
-            "pricing_passes": 83.0,
-        },
-        "knee": "c3f9",
-        "stopped": "the front has not grown for 120 passes",
-    }
-    (run / "details.json").write_text(json.dumps(content))
-    return run
-
-
-def figure(text: str, key: str) -> dict[str, Any]:
-    """The plotly figure of a page."""
-    found = re.search(rf'id="figure-{key}-data">(.*?)</script>', text, re.DOTALL)
-    assert found
-    return dict(json.loads(found[1]))
-
-
-def test_the_search_shows_moves_price_knee_and_its_end(tmp_path: Path) -> None:
-    text = page(searched(tmp_path / "run"))
-    for shown in (
-        "level &lt;switch&gt;",
-        "1 200",
-        "62 %",
-        "0.0025",  # earned a pass
-        "the front has not grown for 120 passes",
-        "c3f9: loss 0.0312, 50.0 kB, 0.600 ms",
-        "0.22",
-        "1.10 ms",
-        "5.3 %",  # engine: 1.1 of 1.1 + 0.22 * 90 ms
-    ):
-        assert shown in text, shown
-
-
-def test_what_the_race_dropped_is_drawn_apart(tmp_path: Path) -> None:
-    run = searched(tmp_path / "run")
-    content = json.loads((run / "details.json").read_text())
-    content["history"][0]["complete"] = False
-    (run / "details.json").write_text(json.dumps(content))
-    drawn = figure(page(run), "progress")["data"]
-    points = {trace["name"]: trace["y"] for trace in drawn}
-    assert points == {"dropped by the race": [0.5], "seed": [0.0312], "best so far": [0.0312]}
-
-
-def test_hypervolume_is_drawn_over_passes_with_the_knee_named(tmp_path: Path) -> None:
-    run = searched(tmp_path / "run")
-    drawn = figure(page(run), "hypervolume")
-    line, knee = drawn["data"]
-    assert line["x"] == [1.0, 1.25]
-    assert (knee["x"], knee["y"], knee["text"]) == ([1.25], [0.4], ["knee c3f9"])
-    assert "passes" in drawn["layout"]["xaxis"]["title"]["text"]
-    names = [trace.get("name") for trace in figure(page(run), "front")["data"]]
-    assert "knee c3f9" in names
-
-
-def test_a_run_that_counted_no_passes_is_drawn_over_evaluations(tmp_path: Path) -> None:
-    run = fabricate(tmp_path / "run")
-    text = page(run)
-    drawn = figure(text, "hypervolume")
-    assert [trace["x"] for trace in drawn["data"]] == [[1, 2]]
-    assert drawn["layout"]["xaxis"]["title"]["text"] == "evaluation"
-    assert "Price of a candidate" not in text
-
-
-def test_what_the_search_left_out_is_left_out(tmp_path: Path) -> None:
-    run = fabricate(tmp_path / "run")
-    bare = {"moves": [{}], "price": {"mean": 0.3}, "knee": "gone", "history": [{}]}
-    (run / "details.json").write_text(json.dumps(bare))
-    text = page(run)
-    assert "Price of a candidate, full passes" in text
-    assert "Engine" not in text
-    (run / "details.json").write_text('{"moves": {"a": 1}}')
-    with pytest.raises(StorageError, match=re.escape("moves must be a list of objects")):
-        load_run(run)
-
-
-def test_the_audit_shows_promotions_and_its_warning_above_all(tmp_path: Path) -> None:
-    run = fabricate(tmp_path / "run")
-    warned = result()
-    warned["audit"] |= {"promotions": 10, "warning": "The proxy misleads: <b>regret</b> 0.4 pt."}
-    (run / "result.json").write_text(json.dumps(warned))
-    text = page(run)
-    section = text[text.index('<section id="audit">') :]
-    assert "Candidates promoted to confirmation" in section
-    warning = "The proxy misleads: &lt;b&gt;regret&lt;/b&gt; 0.4 pt."
-    assert section.count(warning) == 1
-    assert section.index(warning) < section.index("<figure")
-
-
-def test_a_deep_network_and_a_long_search_still_make_a_small_page(tmp_path: Path) -> None:
-    """300 layers with 20 options each, 3 000 candidates of which 600 are on the front."""
-    names = [f"model.layers.{index}.attention.projection" for index in range(300)]
-    folder = tmp_path / "run"
-    folder.mkdir()
-    content = details(NAMES)
-    layer, step = content["layers"][2], content["history"][1]
-    content["layers"] = [{**layer, "name": name, "option": "w4-s90-r50"} for name in names]
-    content["history"] = [{**step, "evaluation": index + 1} for index in range(3000)]
-    (folder / "details.json").write_text(json.dumps(content))
-    (folder / "result.json").write_text(json.dumps(result()))
-    menu = [f"w{bits}-s{share}" for bits in (2, 3, 4, 6, 8) for share in (20, 50, 70, 90)]
-    prices = {
-        "menus": {name: menu for name in names},
-        "bytes": {name: dict.fromkeys(menu, 1234) for name in names},
-        "losses": {"swap": {name: [0.001234 * (i + 1) for i in range(20)] for name in names}},
-    }
-    (folder / "prices.json").write_text(json.dumps(prices))
-    rows = [f"candidate,loss,size_bytes,latency_ms,quality,{','.join(names)}"]
-    for index in range(600):
-        options = ",".join(["w4-s90-r50"] * 300)
-        rows.append(f"{index:010x},{0.01 + index * 1e-5},{50000 + index},{0.7 + index},,{options}")
-    (folder / "front.csv").write_text("\n".join(rows) + "\n")
-    target = write_report(folder)
-    assert target.stat().st_size < 6_000_000
-    assert "600 of 3000 candidates are drawn." in target.read_text(encoding="utf-8")

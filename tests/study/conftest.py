@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -11,22 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import postgresql_server
 import pytest
+from durable_runs import trials
+
+from autocompress.study.place import Place, place_of
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Any]:
     """A server of the session's own."""
-    path = Path(__file__).with_name("postgresql.py")
-    spec = importlib.util.spec_from_file_location("postgresql_server", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if reason := module.why_not():
+    if reason := postgresql_server.why_not():
         pytest.skip(reason)
     pytest.importorskip("psycopg", reason="pip install 'autocompress[postgresql]'")
-    server = module.Server()
+    server = postgresql_server.Server()
     try:
         yield server
     finally:
@@ -85,3 +82,17 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
         held.pop().close()
 
     return Backend("sqlite", f"sqlite:///{share}/all.db?timeout=0.1", lock, unlock)
+
+
+@pytest.fixture
+def place(backend: Any, tmp_path: Path) -> Place:
+    """A study in a storage of that kind."""
+    (tmp_path / "run").mkdir()
+    return place_of(tmp_path / "run", backend.url, tmp_path.name)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(finished: tuple[Path, Any]) -> tuple[bytes, list[tuple[str, float]]]:
+    """Plan and trials of a run that nothing happened to."""
+    folder = finished[0]
+    return (folder / "plan.json").read_bytes(), trials(folder)
