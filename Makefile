@@ -33,6 +33,7 @@ docs: install
 bench: install
 	$(BIN)/python benchmarks/latency.py --study lenet5_mnist --family all --json runs/latency.json
 	$(BIN)/python benchmarks/runtimes.py --study lenet5_mnist --study resnet20_fashion --family all --json runs/runtimes.json
+	$(BIN)/python benchmarks/packed.py --json runs/packed.json
 	$(BIN)/python benchmarks/techniques.py --study lenet5_mnist --layer conv2 --layer fc1 --json runs/techniques.json
 	$(BIN)/python benchmarks/factors.py --study vgg_small_fashion --json runs/factors_vgg.json
 	$(BIN)/python benchmarks/factors.py --study resnet20_fashion --layer stage1.1.conv1 --layer stage2.1.conv1 --layer stage3.2.conv2 --json runs/factors_resnet20.json
