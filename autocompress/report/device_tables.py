@@ -16,21 +16,17 @@ from autocompress.report.units import energy_text, number, printable, size_text
 def devices_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row a device."""
     table = plain_table()
-    names = ("device", "runtime", "costs", "ships", "runs", "step", "threads", "batch", "here")
-    for name in names:
-        justify = "right" if name in ("step", "threads", "batch") else "left"
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "device")  # type: ignore[arg-type]
+    for name in ("device", "runtime", "costs", "runs", "step", "here"):
+        justify = "right" if name == "step" else "left"
+        table.add_column(name, justify=justify, no_wrap=name != "runtime")  # type: ignore[arg-type]
     for row in rows:
         here = "yes" if row["available"] else "no"
         table.add_row(
             Text(printable(row["name"])),
             Text(printable(f"{row['runtime']} {row['version']}".strip())),
             str(row["costs"]),
-            str(row["format"]),
             _runs(row),
             str(row["channel_step"]),
-            str(row["threads"]),
-            str(row["batch_size"] or "input's"),
             Text(here, style="green" if row["available"] else "dim"),
         )
     return table
@@ -49,6 +45,8 @@ def device_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             if row[key]
         ]
         parts += [f"models must fit into {' and '.join(limits)}"] if limits else []
+        parts += [f"{row['threads']} threads"] if row["threads"] != 1 else []
+        parts += [f"rows of a forward pass: {row['batch_size']}"] if row["batch_size"] else []
         parts += [f"{row['imported']} operations imported"] if row["imported"] else []
         if (row["int8_weight_bits"] or 8) < 8:
             parts.append(f"int8 kernels are exact up to {row['int8_weight_bits']} bits a weight")
@@ -56,7 +54,8 @@ def device_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             notes.append(printable(f"{row['name']}: {'; '.join(parts)}"))
     notes.append(
         "costs: measured by the clock of this machine, or estimated from a data sheet"
-        " (objectives/devices); step: channels come in multiples of it"
+        " (objectives/devices); step: channels come in multiples of it; threads: one where"
+        " nothing else is said"
     )
     return notes
 
