@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from autocompress.hardware.fit import Fit
 
 _NAME_WIDTH = 20
+_LAYER_WIDTH = 18  # with it a table of layers fits 80 columns
 _OPTIONS_SHOWN = 2
 _NAMES_SHOWN = 4
 
@@ -79,7 +80,7 @@ def layers_table(layers: Sequence[Mapping[str, Any]]) -> Table:
     """
     is_chosen = any(row.get("option") for row in layers)
     columns: list[tuple[str, Sequence[str | Text]]] = [
-        ("layer", [Text(shortened(row.get("name", ""), _NAME_WIDTH)) for row in layers]),
+        ("layer", [Text(shortened(row.get("name", ""), _LAYER_WIDTH)) for row in layers]),
         ("kind", [_short(row.get("kind"), 12) for row in layers]),
         ("shape", [shape_text(row.get("weight_shape")) for row in layers]),
     ]
