@@ -1,4 +1,4 @@
-"""Small least-squares systems that techniques are judged on."""
+"""Small least-squares systems that techniques are judged on, and a net with its statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A net and what calibration says of its layers."""
+"""A net with every kind of layer that options are made for."""
 
 from __future__ import annotations
 
