@@ -128,7 +128,8 @@ def _promising(
         _, found = train(trial, verdict, folder, listener)
         # Of a squeeze that has not come to the limit nothing is known.
         losses.append(found.after if found.improved else float("inf"))
-        listener.note(f"trial of {name}: loss {found.before:.4g}, {found.after:.4g} trained")
+        after = f"{found.after:.6g} trained" if found.improved else "nothing better trained"
+        listener.note(f"trial of {name}: loss {found.before:.6g}, {after}")
     order = sorted(range(len(verdicts)), key=lambda index: losses[index])
     return [verdicts[index] for index in order]
 

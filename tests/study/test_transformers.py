@@ -67,7 +67,14 @@ def tokens(count: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-@pytest.mark.parametrize("make", [gpt2, bert, llama])
+@pytest.mark.parametrize(
+    "make",
+    [
+        gpt2,
+        pytest.param(bert, marks=pytest.mark.slow),
+        pytest.param(llama, marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_is_compressed_and_called_as_before(make: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = make().eval()
