@@ -17,7 +17,7 @@ from autocompress.study.config import load_study
 STUDY = Path(packaged.__file__).parent / "gpt_shakespeare"
 load_task(STUDY)
 plays: Any = sys.modules["plays"]
-AT_MOST = 4.63  # perplexity on the test split
+AT_MOST = 4.52  # perplexity on the selection split; 4.63 on the other one
 
 
 def need_data() -> None:
@@ -48,7 +48,7 @@ def test_the_original_is_as_good_as_said() -> None:
     task = load_task(STUDY)
     (calibration,) = task.calibration()
     assert calibration.shape == (1024, 128)
-    assert task.evaluate(task.model(), "test") <= AT_MOST
+    assert task.evaluate(task.model()) <= AT_MOST
 
 
 def test_no_work_is_in_two_splits() -> None:
