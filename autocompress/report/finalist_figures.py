@@ -91,8 +91,11 @@ def _limits(run: RunData, figure: go.Figure, cost: str) -> None:
 
 
 def quality_lines(run: RunData, figure: go.Figure) -> None:
-    """Limit and original on a vertical axis of qualities of the selection split."""
+    """Limit and original on a vertical axis of qualities of the selection split; the better ones
+    are above, whichever these are."""
     quality, shift = run.limit("quality"), run.selection_shift
+    if quality.direction == "at most":
+        figure.update_yaxes(autorange="reversed")
     if quality.is_share:
         figure.update_yaxes(tickformat=".1~%")
     if quality.limit is not None:
