@@ -20,8 +20,9 @@ from torch import Tensor
 
 from autocompress.compression import bits
 from autocompress.compression.bits import Reader
-from autocompress.compression.treated import Grid, Narrow, Treated
+from autocompress.compression.treated import Grid, Treated
 from autocompress.deploy.floats import pack_floats, read_floats
+from autocompress.deploy.narrow import pack_narrow, read_narrow
 from autocompress.deploy.weights import pack_weight, read_weight, scale_bytes
 from autocompress.deploy.words import pack_words, read_words
 from autocompress.errors import ArchiveError
@@ -219,7 +220,7 @@ def pack_layer(name: str, option_id: str, treated: Treated, coder: str = "entrop
     ]
     parts += [pack_floats(bias, coder)] if bias is not None else []
     parts += [_pack_grid(name, grid) for grid in grids if grid]
-    return b"".join([*parts, *_pack_narrow(treated.narrow)])
+    return b"".join([*parts, *pack_narrow(treated.narrow)])
 
 
 def read_layer(reader: Reader) -> Record:
@@ -246,7 +247,7 @@ def read_layer(reader: Reader) -> Record:
         present = [bool(has_grid >> index & 1) for index in range(count + 1)]
         grids = tuple(_read_grid(reader) if here else None for here in present)
     # The first factor of a core has a column a channel, other tensors one for each of its taps.
-    narrow = _read_narrow(reader, outputs, shapes[0][1], count == 3) if flags & 128 else None
+    narrow = read_narrow(reader, outputs, shapes[0][1], count == 3) if flags & 128 else None
     treated = Treated(tuple(weights), bias, grids, narrow, is_dynamic)
     scales = tuple(map(scale_bytes, blocks, weights))
     sizes = Sizes(start - reader.left, head, tuple(map(len, blocks)), scales, bias_bytes)
@@ -291,40 +292,6 @@ def _read_shapes(reader: Reader, count: int) -> list[tuple[int, int]]:
     if count > 1:
         shapes.append((reader.integer(), rows))
     return shapes
-
-
-def _pack_narrow(narrow: Narrow | None) -> list[bytes]:
-    """For outputs and inputs the channels of the whole layer, 0 where all stay, and a bit each."""
-    if narrow is None:
-        return []
-    parts = []
-    for size, kept in zip(narrow.sizes, (narrow.outputs, narrow.inputs), strict=True):
-        parts.append(bits.integer(0 if kept is None else size))
-        if kept is not None:
-            mask = np.zeros(size, np.bool_)
-            mask[kept.numpy()] = True
-            parts.append(np.packbits(mask).tobytes())
-    return parts
-
-
-def _read_narrow(reader: Reader, outputs: int, columns: int, has_core: bool) -> Narrow:
-    sizes: list[int] = []
-    found: list[Tensor | None] = []
-    for stored, exact in ((outputs, True), (columns, has_core)):
-        size = reader.integer()
-        sizes.append(size)
-        if not size:
-            found.append(None)
-            continue
-        mask = np.unpackbits(np.frombuffer(reader.take(-(-size // 8)), np.uint8))
-        if mask[size:].any():
-            raise ArchiveError(f"damaged: a channel stays beyond the last of {size}")
-        kept = torch.from_numpy(np.flatnonzero(mask))
-        fits = len(kept) == stored if exact else len(kept) and stored % len(kept) == 0
-        if not fits:
-            raise ArchiveError(f"damaged: {len(kept)} channels stay where {stored} are stored")
-        found.append(kept)
-    return Narrow((sizes[0], sizes[1]), *found)
 
 
 def _pack_grid(name: str, grid: Grid) -> bytes:

@@ -83,8 +83,9 @@ def recover_best(
     able = [verdict for verdict in confirmation.verdicts if _can_be_trained(verdict)]
     if settings.method == "none" or not able:
         return confirmation, ()
-    chosen = _promising(prepared, able[: settings.trials], folder, listener)
-    chosen = (chosen or able)[: settings.finalists]
+    if settings.trials > settings.finalists:
+        able = _promising(prepared, able[: settings.trials], folder, listener)
+    chosen = able[: settings.finalists]
     bench = Bench(prepared)
     bench.latency_ms = confirmation.original.latency_ms
     known = [_judged(verdict, bench) for verdict in confirmation.verdicts]
@@ -115,8 +116,6 @@ def _promising(
 ) -> list[Verdict]:
     """Candidates by the loss that a short training leaves within the limit, the least first."""
     settings = prepared.study.settings
-    if len(verdicts) <= settings.recovery.finalists:
-        return list(verdicts)
     short = {"epochs": -(-settings.recovery.epochs // RUNG)}
     recovery = settings.recovery.model_copy(update=short)
     study = replace(prepared.study, settings=settings.model_copy(update={"recovery": recovery}))

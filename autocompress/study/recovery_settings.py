@@ -20,7 +20,7 @@ class RecoverySettings(BaseModel):
         trials: How many candidates of the search have a short training first, of an eighth of the
             passes, which decides on those that are trained in full (successive halving, Jamieson
             and Talwalkar 2016, 1502.07943, with one rung): what trains best need not be what was
-            best untrained.  0 for none.
+            best untrained.  No more than `finalists` for none.
         epochs: Passes over what `training()` of the task gives, or over the calibration inputs.
         max_time: Longest time for each candidate, such as `10m`; the schedule is cut to it.
         learning_rate: Of Adam, at its highest.

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from compress_parts import Net
-from torch import Tensor, nn
+from compress_parts import Net, traced_net
+from torch import Tensor
 
-from autocompress.compression.moments import Statistics, collect
+from autocompress.compression.moments import Statistics
 from autocompress.model.layer import Layer
-from autocompress.model.trace import trace
 
 
 def make(seed: int = 0, rows: int = 20, d: int = 32) -> tuple[Tensor, Tensor]:
@@ -41,9 +40,4 @@ def error() -> Callable[[Tensor, Tensor], float]:
 @pytest.fixture(scope="module")
 def traced() -> tuple[Net, dict[str, Layer], dict[str, Statistics]]:
     """A net, its layers by name, and their statistics."""
-    torch.manual_seed(0)
-    model = Net().eval()
-    # Smooth images: their pixels are strongly correlated.
-    x = nn.functional.avg_pool2d(torch.randn(40, 2, 10, 10), 3, 1)
-    layers = trace(model, (x[:1],))
-    return model, {layer.name: layer for layer in layers}, collect(model, layers, (x,))
+    return traced_net()

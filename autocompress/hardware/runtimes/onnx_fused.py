@@ -10,11 +10,11 @@ import onnx
 
 from autocompress.compression.treated import Treated
 from autocompress.errors import DeviceError
+from autocompress.hardware.runtimes.onnx_nodes import ACCURACY_LEVEL, PACKED
 from autocompress.hardware.runtimes.onnx_session import open_session
 
 INTEGER_OPERATORS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 _ARITHMETIC = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-PACKED = "MatMulNBits"
 
 
 def optimized_graph(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -49,7 +49,9 @@ def fused_ops(proto: onnx.ModelProto) -> dict[str, str]:
             continue
         if node.op_type == PACKED:
             level = next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
-            found[step] = PACKED + (f" of accuracy level {level}" if level != 4 else "")
+            found[step] = PACKED + (
+                f" of accuracy level {level}" if level != ACCURACY_LEVEL else ""
+            )
             continue
         late = node.op_type in _ARITHMETIC and _is_unpacked(node.input[1], made_by, stored)
         found[step] = node.op_type + (" of run-time weights" if late else "")

@@ -19,7 +19,7 @@ from torch import nn
 
 from autocompress.compression.treated import Grid, Treated
 from autocompress.errors import DeviceError
-from autocompress.hardware.runtimes.onnx_nodes import LayerNodes, NodeWriter
+from autocompress.hardware.runtimes.onnx_nodes import PACKED, LayerNodes, NodeWriter
 from autocompress.model.layer import Layer
 from autocompress.search_space.factors import kernel_index
 
@@ -134,7 +134,7 @@ class _Writer(NodeWriter):
             if bias is not None:
                 inputs += [""] * (4 - len(inputs)) + [self.tensor("bias", bias.float().numpy())]
             return self.node(
-                "MatMulNBits", [value, *inputs], target, name=self.step_name(index), **attributes
+                PACKED, [value, *inputs], target, name=self.step_name(index), **attributes
             )
         grid = treated.grids[index] if treated.is_int8 else None
         shape = self.shape(index, treated)

@@ -17,7 +17,8 @@ from autocompress.errors import DeviceError
 from autocompress.model.layer import Layer
 
 MICROSOFT = "com.microsoft"  # operators that onnxruntime has beside those of ONNX
-ACCURACY_LEVEL = 4  # of `MatMulNBits`: int8 inputs; lower ones compute in float, and slower
+PACKED = "MatMulNBits"  # reads packed weights
+ACCURACY_LEVEL = 4  # of it: int8 inputs; lower ones compute in float, and slower
 
 
 @dataclass(frozen=True)
