@@ -169,9 +169,10 @@ def test_archive_and_onnx_are_the_model_that_was_measured(
 
 
 def test_the_same_run_again_measures_nothing(
-    ran: tuple[Path, Any], wide: Path, recorded: Any, cli: Cli, tmp_path: Path
+    ran: tuple[Path, Any], wide: Path, cli: Cli, tmp_path: Path
 ) -> None:
-    folder = recorded(Path(shutil.copytree(ran[0], tmp_path / "copy")))
+    # With its own device: the latencies of another one earn the moves other shares.
+    folder = Path(shutil.copytree(ran[0], tmp_path / "copy"))
     before = [(record.id, record.loss) for record in load_records(folder / "study.journal")]
     made = {path.name for path in (folder / "bank").iterdir()}
     code, _, err = cli("run", wide, "--out", folder, "--evaluations", 14)
