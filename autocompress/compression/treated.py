@@ -268,14 +268,16 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 def _convolution(layer: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
     read = weight.shape[1] // prod(layer.kernel_size)
+    # Of a narrow layer in groups, whole groups are gone.
+    groups = layer.groups * weight.shape[0] // layer.out_channels if layer.groups > 1 else 1
     module = nn.Conv2d(
-        read * layer.groups,
+        read * groups,
         weight.shape[0],
         layer.kernel_size,  # type: ignore[arg-type]
         stride=layer.stride,  # type: ignore[arg-type]
         padding=layer.padding,  # type: ignore[arg-type]
         dilation=layer.dilation,  # type: ignore[arg-type]
-        groups=layer.groups,
+        groups=groups,
         padding_mode=layer.padding_mode,
         bias=False,
         device="meta",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from autocompress.compression.bits import Reader
 from autocompress.compression.entropy import CODERS
+from autocompress.compression.narrowed import Count, own_width, recount, recounted
 from autocompress.compression.rounded import swap_sums
 from autocompress.compression.treated import Treated, build_module
 from autocompress.deploy.records import (
@@ -44,6 +45,7 @@ from autocompress.model.swap import swap
 # Keys of the metadata: how many additions are rounded where layers are int8, and how many modules
 # of the model were brought down to treatable layers.
 SUMS, FORMS = "sums", "forms"
+COUNTS = "counts"  # key of the attributes that count channels, such as numbers of heads
 _MAGIC, _VERSION = b"ACZ", 2
 _HEADER = len(_MAGIC) + 2
 _CHECK = 4  # bytes of the checksum
@@ -204,12 +206,14 @@ def parse_archive(data: bytes) -> Archive:
     )
 
 
-def load_archive(path: Path | str, model: nn.Module) -> nn.Module:
+def load_archive(path: Path | str, model: nn.Module, narrow: bool = False) -> nn.Module:
     """A copy of the model with the archive's weights.
 
     Args:
         path: An archive of this model.
         model: The dense model that was compressed, with any weights; it is not changed.
+        narrow: Whether layers are only as wide as what is stored for them, which is faster; by
+            default they have their old shapes, with zeros for channels that are gone.
 
     Raises:
         StorageError: If the file cannot be read.
@@ -218,7 +222,7 @@ def load_archive(path: Path | str, model: nn.Module) -> nn.Module:
     """
     archive = read_archive(path)
     try:
-        return _restore(archive, copy.deepcopy(shared_copy(model)))
+        return _restore(archive, copy.deepcopy(shared_copy(model)), narrow)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
 
@@ -243,7 +247,7 @@ def _archive(
     return body + zlib.crc32(body).to_bytes(_CHECK, "little")
 
 
-def _restore(archive: Archive, model: nn.Module) -> nn.Module:
+def _restore(archive: Archive, model: nn.Module, narrow: bool) -> nn.Module:
     _lower_as(archive, model)
     _fold_as(archive, model)
     model = _expose_as(archive, model)
@@ -254,13 +258,25 @@ def _restore(archive: Archive, model: nn.Module) -> nn.Module:
         _check_layer(name, modules[name], treated)
     _check_rest(archive, model)
     model.load_state_dict(dict(archive.rest), strict=False)
+    values = _recounted(archive, model) if narrow else {}
     for name, treated in archive.treated.items():
+        stored = own_width(treated) if narrow else treated
         if not name:
-            return build_module(model, treated)
-        swap(model, name, build_module(modules[name], treated))
+            return build_module(model, stored)
+        swap(model, name, build_module(modules[name], stored))
     if SUMS in archive.metadata:
         swap_sums(model, archive.treated.get)
+    recount(model, values)
     return model
+
+
+def _recounted(archive: Archive, model: nn.Module) -> dict[str, int]:
+    """What attributes that count channels are in the narrower model."""
+    try:
+        counts = [Count.parse(text) for text in archive.metadata.get(COUNTS, "").split()]
+        return recounted(model, counts, archive.treated)
+    except ValueError as error:
+        raise ArchiveError(f"what counts channels does not fit the model: {error}") from error
 
 
 def _lower_as(archive: Archive, model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from autocompress.compression.stitch import stitched
+from autocompress.compression.narrowed import counts_of, narrowed
 from autocompress.errors import DeviceError, StorageError
 from autocompress.hardware.batches import time_in_batches
 from autocompress.hardware.candidates import Menus, candidate_macs, draw_candidates, stand_ins
@@ -29,6 +29,7 @@ from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.hardware.runtimes.runtime import Program, Values
 from autocompress.hardware.timing import Timing
+from autocompress.model.channels import ChannelGroup
 from autocompress.model.layer import Layer
 from autocompress.search_space.option import Option
 from autocompress.search_space.widths import SharedWidth
@@ -96,6 +97,7 @@ def fit_latency(
     held_out: int = 8,
     seconds: float = 60.0,
     widths: Sequence[SharedWidth] = (),
+    groups: Sequence[ChannelGroup] = (),
     progress: Progress | None = None,
 ) -> Profile:
     """Measure single operations that are not in the cached table, run whole candidates, fit.
@@ -115,6 +117,7 @@ def fit_latency(
         held_out: Candidates kept from the fit, to judge it; fewer when there are few in all.
         seconds: CPU time that whole-model runs may take, about.
         widths: What layers have in common.
+        groups: The channels behind the widths.
         progress: Called with what is being done and the share that is done.
 
     Returns:
@@ -150,7 +153,8 @@ def fit_latency(
     together = [found.layers for found in isolated.sums]
     candidates = draw_candidates(classes, runs + held_out, generator, widths, together)
     makers = [
-        partial(candidate_program, model, graph, candidate, device) for candidate in candidates
+        partial(candidate_program, model, graph, candidate, device, groups)
+        for candidate in candidates
     ]
     most = max(2, OPEN_BYTES // max(1, int(dense.proto.ByteSize())))
     timings = time_in_batches(makers, values, most, BLOCKS, BLOCK_MS, say, device.engine)
@@ -161,12 +165,26 @@ def fit_latency(
 
 
 def candidate_program(
-    model: nn.Module, graph: FloatGraph, candidate: Candidate, device: Device
+    model: nn.Module,
+    graph: FloatGraph,
+    candidate: Candidate,
+    device: Device,
+    groups: Sequence[ChannelGroup] = (),
 ) -> Program:
-    """A candidate with made-up weights, in the forms that runtimes take."""
+    """A candidate with made-up weights, in the forms that runtimes take.
+
+    Args:
+        model: The dense model.
+        graph: Exported from it.
+        candidate: The choice.
+        device: Where it runs.
+        groups: The channels that the choice may make fewer.
+    """
     treated = stand_ins(graph, candidate)
     proto = assemble(graph, treated, threads=device.threads)
-    return Program(proto, lambda: stitched(model, treated))
+    # Of a layer that is not treated all channels are there.
+    counts = [count for count in counts_of(groups) if count.layer in treated]
+    return Program(proto, lambda: narrowed(model, treated, counts))
 
 
 def _fit(

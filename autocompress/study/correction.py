@@ -152,12 +152,13 @@ def _shares(
     """Measured over predicted `(n,)`, both as shares of the original."""
     model, device = prepared.model, prepared.study.device
     units = tuple(prepared.space.units.items())
+    groups = prepared.bank.channels.groups
     choices: list[dict[str, Option]] = [
         {name: menu[k] for (name, menu), k in zip(units, candidate, strict=True)}
         for candidate in candidates
     ]
     makers = [
-        partial(candidate_program, model.dense, model.graph, choice, device)
+        partial(candidate_program, model.dense, model.graph, choice, device, groups)
         for choice in ({}, *choices)
     ]
 

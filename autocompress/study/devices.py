@@ -26,6 +26,7 @@ from autocompress.hardware.reference import reference_model
 from autocompress.hardware.runtimes.float_graph import FloatGraph
 from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.table import cache_path, empty_table
+from autocompress.model.channels import ChannelGroup
 from autocompress.model.layer import Layer
 from autocompress.model.task import Inputs
 from autocompress.model.trace import trace
@@ -50,6 +51,7 @@ class Wanted:
         menus: Layer name to options.
         seed: Fixes every draw.
         widths: What layers have in common.
+        groups: The channels behind the widths.
     """
 
     dense: nn.Module
@@ -58,6 +60,7 @@ class Wanted:
     menus: Mapping[str, Sequence[Option]]
     seed: int
     widths: tuple[SharedWidth, ...] = ()
+    groups: tuple[ChannelGroup, ...] = ()
 
     @property
     def graph(self) -> FloatGraph:
@@ -117,6 +120,7 @@ def measure_device(name: str, folder: Path | None, listener: Listener) -> tuple[
         device=device,
         held_out=HELD_OUT,
         widths=wanted.widths,
+        groups=wanted.groups,
         progress=lambda what, share: listener.progress(round(100 * share), 100, what),
     )
     return profile, imports_path(device) if device.sheet else cache_path(device)
@@ -192,4 +196,5 @@ def _wanted(device: Device, folder: Path | None) -> Wanted:
         space.units,
         study.settings.seed,
         space.widths,
+        model.groups if space.widths else (),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from autocompress.compression.bank import Bank
+from autocompress.compression.narrowed import counts_of
 from autocompress.compression.treated import Treated, stored_dense
 from autocompress.deploy import archive
 from autocompress.hardware.runtimes import onnx_graph
@@ -63,7 +64,14 @@ def base_bytes(study: Study, model: Model, units: Sequence[str]) -> int:
 
 
 def metadata(study: Study, model: Model, candidate: str) -> dict[str, str]:
-    """What an archive says of where it comes from; short, because every byte counts."""
-    counts = {archive.SUMS: len(sums_of(model.dense)), archive.FORMS: model.forms}
-    told = {key: str(count) for key, count in counts.items() if count}
+    """What an archive says of where it comes from; short, because every byte counts.
+
+    It depends on nothing that a search decides, but for the candidate's id.
+    """
+    numbers = {archive.SUMS: len(sums_of(model.dense)), archive.FORMS: model.forms}
+    told = {key: str(count) for key, count in numbers.items() if count}
+    names = {width.name for width in model.widths(study)}
+    counts = counts_of([group for group in model.groups if group.name in names] if names else [])
+    if counts:
+        told[archive.COUNTS] = " ".join(map(str, counts))
     return {"study": study.name, "id": candidate} | told

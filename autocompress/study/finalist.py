@@ -3,12 +3,14 @@ metric and the device's clock."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx
 from torch import nn
 
+from autocompress.compression.narrowed import counts_of, narrowed
 from autocompress.compression.resolve import resolve
 from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Treated
@@ -37,6 +39,7 @@ class Finalist:
         size_bytes: Exact size of the file that ships.
         loss: Proxy loss of the final fit, on the search inputs.
         options: Layer to the id of what is stored for it.
+        narrow: Makes the torch model in its real width, without the zeros.
         recovered: File in the run's folder `recovered`, if it was trained; else empty.
     """
 
@@ -48,12 +51,13 @@ class Finalist:
     size_bytes: int
     loss: float
     options: Mapping[str, str]
+    narrow: Callable[[], nn.Module]
     recovered: str = ""
 
     @property
     def program(self) -> Program:
         """In the forms that runtimes take."""
-        return Program(self.proto, lambda: self.module)
+        return Program(self.proto, self.narrow)
 
 
 @dataclass(frozen=True)
@@ -174,15 +178,18 @@ def build_finalist(
     options = options or candidate.as_dict()
     format = prepared.study.settings.format
     proto = assemble(prepared.model.graph, treated, format, prepared.study.device.threads)
+    dense = prepared.model.dense
+    counts = [c for c in counts_of(prepared.bank.channels.groups) if c.layer in treated]
     return Finalist(
         candidate=candidate,
         treated=whole,
-        module=stitched(prepared.model.dense, treated),
+        module=stitched(dense, treated),
         proto=proto,
         operators=_operators(prepared, proto, treated),
         size_bytes=file_bytes(prepared, candidate, whole, proto, options),
         loss=loss,
         options=options,
+        narrow=partial(narrowed, dense, treated, counts),
         recovered=recovered,
     )
 
@@ -209,6 +216,7 @@ def original_of(prepared: Prepared) -> Finalist:
         size_bytes=proto.ByteSize() if shipped == "onnx" else model.size_bytes,
         loss=0.0,
         options={},
+        narrow=lambda: model.dense,
     )
 
 

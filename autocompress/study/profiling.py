@@ -55,6 +55,7 @@ def profile_device(
         device=study.device,
         graph=model.graph,
         widths=space.widths,
+        groups=model.groups if space.widths else (),
         progress=lambda what, share: listener.progress(round(100 * share), 100, what),
     )
     record = {

@@ -182,8 +182,7 @@ class Model:
     def widths(self, study: Study) -> tuple[SharedWidth, ...]:
         """What layers have in common, for the shares of channels that the search space names."""
         shares = study.space.channels
-        # A runtime that is given the module runs it in full width, with zeros.
-        if min(shares) == 1 or not (study.device.sheet or study.device.engine.reads_onnx):
+        if min(shares) == 1:
             return ()
         layers = {layer.name: layer for layer in self.layers}
         return share_widths(self.groups, layers, shares, study.device.channel_step)

@@ -10,6 +10,7 @@ from channel_parts import Parts, banked, kept_pieces, options_at, parts
 
 from autocompress.compression.bank import Bank
 from autocompress.compression.narrow import weight_columns
+from autocompress.compression.narrowed import narrowed
 from autocompress.compression.resolve import resolve
 from autocompress.compression.stitch import Stitcher, stitched
 from autocompress.compression.treated import Treated
@@ -48,6 +49,10 @@ def test_the_masked_model_is_the_smaller_model(level: int, tmp_path: Path) -> No
             module.bias.copy_(treated.bias)
     masked = stitched(made.model, stored)
     torch.testing.assert_close(masked(made.fresh), small(made.fresh), rtol=1e-4, atol=1e-5)
+    own = narrowed(made.model, stored)
+    torch.testing.assert_close(own(made.fresh), small(made.fresh), rtol=1e-4, atol=1e-5)
+    shapes = [[p.numel() for p in model.parameters()] for model in (own, small)]
+    assert shapes[0] == shapes[1]
     # Outputs that nothing reads may stay: the search measures candidates with all of them.
     stitcher = Stitcher(made.model, lambda name, option: bank[name, option].treated)
     torch.testing.assert_close(

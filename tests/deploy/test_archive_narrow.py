@@ -185,6 +185,51 @@ def test_a_narrow_model_is_the_same_after_loading(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), stitched(net(), treated)(x))
 
 
+def test_a_model_in_its_real_width_computes_the_same(tmp_path: Path) -> None:
+    treated, options = whole()
+    core = (stored(7, 3, 4), stored(4, 5, 27), stored(6, 6, 5))
+    kept = Narrow((12, 10), channels(6, ROWS), channels(4, COLUMNS))
+    path = tmp_path / "m.acz"
+    x = torch.randn(9, 2, 4, 4)
+    for layer in (treated["b"], Treated(core, None, (), kept)):
+        treated["b"] = layer
+        write_archive(path, treated, options, {}, {})
+        wide, small = load_archive(path, net(1)), load_archive(path, net(1), narrow=True)
+        torch.testing.assert_close(small(x), wide(x), rtol=1e-5, atol=1e-5)
+        assert small.between.groups == small.between.out_channels == 4
+        count = sum(tensor.numel() for tensor in small.parameters())
+        assert count == sum(w.codes.numel() for t in treated.values() for w in t.weights) + sum(
+            t.bias.numel() for t in treated.values() if t.bias is not None
+        )
+
+
+HOSTILE_COUNTS = (
+    "heads",
+    "heads=",
+    "heads=1/2",
+    "heads=0/2*a",
+    "heads=-1/2*a",
+    "heads=1/0*a",
+    "heads=9/1*a",  # none would be left
+    "heads=1/2*z",
+    "a.heads=1/2*a",
+    "training=1/2*a",
+)
+
+
+@pytest.mark.parametrize("counts", HOSTILE_COUNTS)
+def test_counts_that_are_none_of_the_model_are_refused(counts: str, tmp_path: Path) -> None:
+    treated, options = whole()
+    model = net()
+    model.heads = 5  # type: ignore[assignment]
+    write_archive(tmp_path / "m.acz", treated, options, {}, {"counts": "heads=1/2*a"})
+    assert load_archive(tmp_path / "m.acz", model, narrow=True).heads == 2
+    write_archive(tmp_path / "m.acz", treated, options, {}, {"counts": f"heads=1/2*a {counts}"})
+    assert load_archive(tmp_path / "m.acz", model).heads == 5
+    with pytest.raises(ArchiveError, match="what counts channels does not fit the model"):
+        load_archive(tmp_path / "m.acz", model, narrow=True)
+
+
 def test_a_core_is_the_same_after_loading(tmp_path: Path) -> None:
     treated, options = whole()
     path = tmp_path / "m.acz"

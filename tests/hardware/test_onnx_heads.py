@@ -16,10 +16,14 @@ from autocompress.compression.bank import Bank
 from autocompress.compression.channels import Channels, order_pieces, usable
 from autocompress.compression.moments import collect
 from autocompress.compression.narrow import narrow_dense
+from autocompress.compression.narrowed import Count, counts_of, narrowed, recounted
 from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Treated
 from autocompress.deploy.archive import load_archive, write_archive
 from autocompress.deploy.onnx_file import OnnxModule, load_onnx, write_onnx
+from autocompress.hardware.clock import feeds
+from autocompress.hardware.device import get_device
+from autocompress.hardware.profile import candidate_program
 from autocompress.hardware.rest import tensor_shapes
 from autocompress.hardware.runtimes.onnx_float import export_float
 from autocompress.hardware.runtimes.onnx_fused import check_fused
@@ -159,8 +163,28 @@ def test_narrower_torch_model_masked_model_and_file_agree(made: Made, kept: list
     inputs = made.inputs[:9]
     wanted = whole(inputs)
     assert not torch.allclose(wanted, made.model(inputs), atol=1e-3)  # something is gone
-    for found in (small(inputs), twin(inputs), run(proto, inputs)):
+    counts = counts_of(made.groups)
+    assert [Count.parse(str(count)) for count in counts] == list(counts)
+    paths = [f"blocks.{block}.attention.num_heads" for block in (0, 1)]
+    left = dict(zip(paths, (len(kept), 2), strict=True))
+    assert recounted(made.model, counts, treated) == left
+    own = narrowed(made.model, treated, counts)
+    for found in (small(inputs), twin(inputs), run(proto, inputs), own(inputs)):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_made_up_narrow_models_run_where_torch_is_timed(made: Made) -> None:
+    shares: dict[str, dict[str, float]] = {name: {} for name in made.named}
+    for width in share_widths(made.groups, made.named, [0.5], 8):
+        for side in ("inputs", "outputs"):
+            for name, levels in getattr(width, side).items():
+                shares[name][side] = levels[-1]
+    device = get_device("torch-cpu")
+    for rank in (1.0, 0.5):
+        choice = {name: Option(rank=rank, **shares[name]) for name in made.named}
+        program = candidate_program(made.model, made.graph, choice, device, made.groups)
+        (output,) = device.engine.open(program)(feeds(made.graph, (made.inputs,)))
+        assert output.shape == (len(made.inputs), CLASSES)
 
 
 def test_the_graph_counts_the_heads_itself(made: Made) -> None:

@@ -156,6 +156,9 @@ def test_archive_and_onnx_are_the_model_that_was_measured(
         one, other = loaded(x), from_onnx(x)
     assert (one.argmax(1) == other.argmax(1)).double().mean() >= 0.999
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    small = load_archive(folder / "model.acz", task.model(), narrow=True)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), one, rtol=1e-4, atol=1e-4)
     # The channels are gone from both files.
     choices = choices_of(plan["choices"])
     stored = {t.name: tuple(t.dims) for t in onnx.load(folder / "model.onnx").graph.initializer}

@@ -180,6 +180,11 @@ def test_a_run_gives_up_heads_and_both_files_are_what_was_measured(ran: Path, st
     with torch.no_grad():
         one, other = loaded(x), OnnxModule(ran / "model.onnx")(x)
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    small = load_archive(ran / "model.acz", task.model(), narrow=True)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), one, rtol=1e-4, atol=1e-4)
+    weights = sum(tensor.numel() for tensor in small.parameters())
+    assert weights < sum(tensor.numel() for tensor in loaded.parameters())
     # The heads are gone from both files.
     stored = {t.name: tuple(t.dims) for t in onnx.load(ran / "model.onnx").graph.initializer}
     archive = read_archive(ran / "model.acz")
