@@ -28,6 +28,7 @@ def parts(trained: Path) -> dict[str, Any]:
         "evaluate": task.evaluator,
         "space": str(trained / "space.toml"),
         "objective": str(trained / "objective.toml"),
+        "clock_patience": "0.1s",
     }
 
 

@@ -45,7 +45,7 @@ def time_models(
         runs[name] = bound(runtime.open(program), values)
     if progress:
         progress("timing candidates", 0.0)
-    return interleaved(runs, blocks, block_ms)
+    return interleaved(runs, blocks, block_ms, clock=runtime.clock)
 
 
 def time_when_calm(

@@ -25,7 +25,7 @@ class Device:
 
     Args:
         name: Name in a study, such as `onnxruntime-cpu`.
-        runtime: Package that runs the model.
+        runtime: What runs the model, one of `RUNTIMES`, or a name where nothing does here.
         threads: Threads inside one operator.
         batch_size: Rows of one forward pass; 0 takes that of the example inputs.
         format: Storage format by default, `archive` or `onnx`.
@@ -263,5 +263,6 @@ DEVICES = {
         ),
         Device("openvino-cpu", "openvino", int8_bits=exact_bits()),
         Device("torch-cpu", "torch", precisions=("float32",)),
+        Device("torch-cuda", "torch-cuda", precisions=("float32",)),
     )
 }

@@ -50,7 +50,7 @@ def measure_table(
         program = operation.program()
         runner = device.engine.open(program, device.threads)
         run = bound(runner, made_up(program.proto))
-        timing = interleaved({"op": run}, BLOCKS, BLOCK_MS)["op"]
+        timing = interleaved({"op": run}, BLOCKS, BLOCK_MS, clock=device.engine.clock)["op"]
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         entries[operation.signature] = Entry(timing.p20_ms, timing.spread, timing.blocks, now)
     if entries:

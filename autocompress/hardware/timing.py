@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILE = 20.0
+Clock = Callable[[], int]  # nanoseconds
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def interleaved(
     block_ms: float = 3.0,
     warmup: int = 2,
     patience: float = 2.0,
+    clock: Clock = time.process_time_ns,
 ) -> dict[str, Timing]:
     """Time several functions in turn: one block of each, then the next round.
 
@@ -63,9 +65,10 @@ def interleaved(
     Args:
         callables: What to time, by name.
         blocks: Rounds, at least; 25 or more for figures that are reported.
-        block_ms: CPU time that a block should take; short functions are repeated within it.
+        block_ms: Time that a block should take; short functions are repeated within it.
         warmup: Runs of each before the first block.
         patience: Rounds at most, as a multiple of `blocks`.
+        clock: What is read before and after a block.
 
     Returns:
         The `Timing` of one run of each.
@@ -74,10 +77,10 @@ def interleaved(
     for name, run in callables.items():
         for _ in range(warmup):
             run()
-        repeats[name] = _repeats(run, block_ms)
+        repeats[name] = _repeats(run, block_ms, clock)
     rounds: list[list[float]] = []
     while len(rounds) < blocks or (len(rounds) < patience * blocks and _is_disturbed(rounds)):
-        rounds.append([_block_ms(run, repeats[name]) for name, run in callables.items()])
+        rounds.append([_block_ms(run, repeats[name], clock) for name, run in callables.items()])
     samples = np.array(rounds).T
     return {name: Timing.of(row) for name, row in zip(callables, samples, strict=True)}
 
@@ -110,18 +113,18 @@ def ratio(over: Timing, under: Timing, generator: np.random.Generator, draws: in
     return Ratio(over.p20_ms / under.p20_ms, float(low), float(high))
 
 
-def _repeats(run: Callable[[], object], block_ms: float) -> int:
+def _repeats(run: Callable[[], object], block_ms: float, clock: Clock) -> int:
     """How many runs fill a block."""
     repeats = 1
     while True:
-        spent = _block_ms(run, repeats) * repeats
+        spent = _block_ms(run, repeats, clock) * repeats
         if spent >= block_ms / 4:
             return max(1, round(repeats * block_ms / spent))
         repeats *= 2
 
 
-def _block_ms(run: Callable[[], object], repeats: int) -> float:
-    start = time.process_time_ns()
+def _block_ms(run: Callable[[], object], repeats: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(repeats):
         run()
-    return (time.process_time_ns() - start) / 1e6 / repeats
+    return (clock() - start) / 1e6 / repeats

@@ -12,6 +12,7 @@ from autocompress.hardware.clock import feeds, time_when_calm
 from autocompress.hardware.runtimes.onnx_graph import same_work
 from autocompress.hardware.timing import Timing, ratio
 from autocompress.search_space.candidate import Candidate
+from autocompress.study.config import parse_duration
 from autocompress.study.events import Listener
 from autocompress.study.finalist import Finalist, Verdict, make_finalist, original_of
 from autocompress.study.prepare import Prepared
@@ -19,7 +20,6 @@ from autocompress.study.storage import Record
 from autocompress.study.targets import Measured, Target, keeps_hard, targets_of
 
 ORIGINAL = "original"
-PATIENCE_SECONDS = 30.0  # waits so long for a machine as calm as when it was profiled
 
 
 class Bench:
@@ -27,16 +27,19 @@ class Bench:
 
     Args:
         prepared: The run.
-        patience_seconds: Longest wait of a batch for a calm machine.
+        patience_seconds: Longest wait of a batch for a machine as calm as when it was profiled;
+            by default that of the study.
 
     Attributes:
         latency_ms: Of the original, beside the first batch; what later batches measure is put on
             the same scale by their ratio to the original.
     """
 
-    def __init__(self, prepared: Prepared, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, prepared: Prepared, patience_seconds: float | None = None) -> None:
         self.prepared = prepared
         self.latency_ms = 0.0
+        if patience_seconds is None:
+            patience_seconds = parse_duration(prepared.study.settings.clock_patience)
         self._patience = patience_seconds
         self._generator = np.random.default_rng([prepared.study.settings.seed, 2])
 

@@ -72,6 +72,8 @@ class StudyFile(Schema):
             from the environment.
         study_name: What Optuna calls the study there; empty makes a name of its own.
         storage_patience: How long a storage that is away is waited for, such as `5m`.
+        clock_patience: How long a machine that is slower than when it was profiled is waited for
+            before finalists are timed as they are, such as `30s`.
         trackers: What also hears of the run: `mlflow`, `tensorboard`.
         dynamic: Dimensions of inputs that the ONNX file leaves free, as `NAME:DIMENSION`, such as
             `input_ids:1`; the batch is free without being named.  Those that are equally long in
@@ -103,6 +105,7 @@ class StudyFile(Schema):
     storage: str = ""
     study_name: str = ""
     storage_patience: str = "5m"
+    clock_patience: str = "30s"
     trackers: list[str] = []
     dynamic: list[str] = []
 
@@ -222,7 +225,8 @@ def make_study(
     for text in (settings.max_time, settings.candidate_time):
         if text:
             parse_duration(text)
-    parse_duration(settings.storage_patience)
+    for text in (settings.storage_patience, settings.clock_patience):
+        parse_duration(text)
     if settings.address and settings.executor != "ray":
         raise ConfigError(
             f'address {settings.address!r} is that of a Ray cluster: it needs executor = "ray",'

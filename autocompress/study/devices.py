@@ -74,7 +74,7 @@ def device_rows() -> list[dict[str, Any]]:
         {
             "name": device.name,
             "description": device.sheet.description if device.sheet else "",
-            "runtime": device.runtime,
+            "runtime": device.runtime if device.sheet else device.engine.package,
             "version": "" if device.missing() else device.engine.version(),
             "costs": device.costs,
             "format": device.format,

@@ -36,6 +36,12 @@ def each(found: list[Device]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("device", found, ids=lambda device: device.name)
 
 
+@pytest.fixture(autouse=True)
+def _whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU rounds to fewer bits in convolutions unless it is told otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture(scope="module")
 def graph(mixed) -> FloatGraph:
     return export_float(mixed.model, mixed.layers, mixed.example)
@@ -158,6 +164,18 @@ def test_torch_runs_float_modules_only(mixed, graph) -> None:
         device.engine.check(assemble(graph, {}), {"head": mixed.treat("head")})
     with pytest.raises(DeviceError, match="modules"):
         device.engine.open(Program(assemble(graph, {})))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_device_says_so(graph) -> None:
+    device = DEVICES["torch-cuda"]
+    for ask in (
+        device.engine.version,
+        lambda: device.engine.open(Program(assemble(graph, {}), lambda: torch.nn.Identity())),
+        lambda: machine_fingerprint(device),
+    ):
+        with pytest.raises(DeviceError, match="sees no GPU with CUDA"):
+            ask()
 
 
 def test_weights_are_unfolded_once_and_change_nothing(mixed, graph) -> None:

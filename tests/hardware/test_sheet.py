@@ -44,8 +44,8 @@ def test_the_sheets_that_come_along(name: str) -> None:
 
 def test_every_device_is_listed_once() -> None:
     names = [device.name for device in all_devices()]
-    assert names[:3] == ["onnxruntime-cpu", "openvino-cpu", "torch-cpu"]
-    assert set(names[3:]) == {"cortex_a76", "cortex_m7", "h100", "jetson_orin"}
+    assert names[:4] == ["onnxruntime-cpu", "openvino-cpu", "torch-cpu", "torch-cuda"]
+    assert set(names[4:]) == {"cortex_a76", "cortex_m7", "h100", "jetson_orin"}
 
 
 def test_a_sheet_of_ones_own(tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def test_a_model_that_cannot_be_exported_ships_as_an_archive(
         model,
         out=tmp_path / "run",
         device="torch-cpu",
+        clock_patience="0.1s",
         **settings,  # type: ignore[arg-type]
     )
     assert "model.acz" in result.outcome.result["files"]

@@ -72,13 +72,11 @@ def ran(
 
 @pytest.fixture
 def recorded(ran: tuple[Path, Any]) -> Callable[[Path], Path]:
-    """Puts the device of that run into another run directory, far slower, so that no run waits."""
+    """Puts the device of that run into another run directory."""
 
     def put(folder: Path) -> Path:
-        record = json.loads((ran[0] / "device.json").read_text())
-        record["profile"]["prices"]["constant_ms"] += 1
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "device.json").write_text(json.dumps(record))
+        shutil.copyfile(ran[0] / "device.json", folder / "device.json")
         return folder
 
     return put
@@ -174,7 +172,6 @@ def test_archive_and_onnx_are_the_model_that_was_measured(
 def test_the_same_run_again_measures_nothing(
     ran: tuple[Path, Any], wide: Path, cli: Cli, tmp_path: Path
 ) -> None:
-    # With its own device: the latencies of another one earn the moves other shares.
     folder = Path(shutil.copytree(ran[0], tmp_path / "copy"))
     before = [(record.id, record.loss) for record in load_records(folder / "study.journal")]
     made = {path.name for path in (folder / "bank").iterdir()}
@@ -226,10 +223,8 @@ def test_a_killed_run_ends_with_the_same_plan(
 
 
 @pytest.mark.slow
-def test_another_budget_is_answered(
-    ran: tuple[Path, Any], recorded: Any, cli: Cli, tmp_path: Path
-) -> None:
-    copy = recorded(Path(shutil.copytree(ran[0], tmp_path / "copy")))
+def test_another_budget_is_answered(ran: tuple[Path, Any], cli: Cli, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ran[0], tmp_path / "copy"))
     code, out, err = cli("retarget", copy, "--budget", "size=16%")
     assert code in (0, 3), err
     (path,) = (copy / "retargeted").glob("*.result.json")

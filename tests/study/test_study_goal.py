@@ -137,6 +137,7 @@ def test_an_absolute_floor_that_the_original_misses_is_not_met(
         goal="maximise accuracy subject to size<=60% and accuracy>=99.99",
         space=str(trained / "space.toml"),
         evaluations=4,
+        clock_patience="0.1s",
         out=with_device(tmp_path / "run"),
     )
     assert not result.budget_met

@@ -232,6 +232,7 @@ def test_python_gives_training_inputs_as_objects(trained: Path, tmp_path: Path) 
         evaluations=6,
         space=str(trained / "space.toml"),
         objective=str(trained / "objective.toml"),
+        clock_patience="0.1s",
         out=tmp_path / "run",
     )
     (row,) = result.summary["recovery"]

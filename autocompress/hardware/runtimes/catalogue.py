@@ -1,13 +1,16 @@
-"""The runtimes by the name of their package."""
+"""The runtimes by the name that devices give them."""
 
 from __future__ import annotations
 
 from autocompress.hardware.runtimes.onnxruntime_cpu import OnnxRuntime
 from autocompress.hardware.runtimes.openvino_cpu import OpenVino
 from autocompress.hardware.runtimes.runtime import Runtime
-from autocompress.hardware.runtimes.torch_cpu import TorchCpu
+from autocompress.hardware.runtimes.torch_eager import TorchEager
 
 RUNTIMES: dict[str, Runtime] = {
-    runtime.package: runtime for runtime in (OnnxRuntime(), OpenVino(), TorchCpu())
+    "onnxruntime": OnnxRuntime(),
+    "openvino": OpenVino(),
+    "torch": TorchEager(),
+    "torch-cuda": TorchEager("cuda"),
 }
 DEFAULT = RUNTIMES["onnxruntime"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,6 +21,7 @@ class OnnxRuntime:
 
     package = "onnxruntime"
     reads_onnx = True
+    clock = staticmethod(time.process_time_ns)
 
     def missing(self) -> str:
         return ""

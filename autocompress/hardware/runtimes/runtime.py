@@ -16,6 +16,7 @@ from onnx import TensorProto
 from torch import nn
 
 from autocompress.compression.treated import Treated
+from autocompress.hardware.timing import Clock
 
 Values = Mapping[str, NDArray[np.generic]]
 
@@ -46,10 +47,13 @@ class Runtime(Protocol):
     Attributes:
         package: Name of the package, as `pip` knows it.
         reads_onnx: Whether it takes the ONNX file that ships; one that does not runs the module.
+        clock: Nanoseconds that a run takes are its difference: of the process where the processor
+            computes, on the wall where something else does.
     """
 
     package: str
     reads_onnx: bool
+    clock: Clock
 
     def missing(self) -> str:
         """Why it cannot run here, with the command that helps; empty when it can."""
