@@ -1,7 +1,7 @@
 """What int8 and fewer channels buy on each runtime that is installed, whole models with made-up
-weights: every layer in float32 or int8, at full width, with half of the attention heads, with the
-hidden channels of blocks halved, and with all channel groups halved.  All are timed in turn.  Run
-it on an idle machine:
+weights: every layer in float32 or, where there are such kernels, int8, at full width, with half of
+the attention heads, with the hidden channels of blocks halved, and with all channel groups halved.
+All are timed in turn.  Run it on an idle machine:
 
     python benchmarks/runtimes.py --study resnet20_fashion --family all --json runtimes.json
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from autocompress.compression.channels import usable
-from autocompress.hardware.candidates import stand_ins
 from autocompress.hardware.clock import feeds, time_models
 from autocompress.hardware.device import DEVICES, Device
+from autocompress.hardware.profile import candidate_program
 from autocompress.hardware.runtimes.onnx_float import export_float
-from autocompress.hardware.runtimes.onnx_graph import assemble
 from autocompress.model.canonical import canonical
 from autocompress.model.channels import ChannelGroup
 from autocompress.model.grouping import find_groups
@@ -42,7 +41,10 @@ INT8 = Option(bits=7, activations="int8")
 
 
 def candidates(
-    layers: Mapping[str, Layer], groups: list[ChannelGroup], step: int
+    layers: Mapping[str, Layer],
+    groups: list[ChannelGroup],
+    step: int,
+    precisions: Sequence[str] = ("float32", "int8"),
 ) -> dict[tuple[str, str], dict[str, Option]]:
     """Candidates by type of activations and width, without those that a model has no groups for.
 
@@ -61,6 +63,8 @@ def candidates(
                 for layer, levels in getattr(width, side).items():
                     shares.setdefault(layer, {})[side] = levels[-1]
         for kind in ("float32", "int8"):
+            if kind not in precisions:
+                continue
             made[kind, name] = {
                 layer: Option(
                     bits=INT8.bits if kind == "int8" else 32,
@@ -79,12 +83,12 @@ def measure(model: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> lis
     layers = {layer.name: layer for layer in every if layer.is_treated}
     groups = usable(find_groups(dense, every, inputs), layers)
     graph = export_float(dense, every, inputs)
-    made = candidates(layers, groups, device.channel_step)
-    protos = {
-        " ".join(key): assemble(graph, stand_ins(graph, candidate), threads=device.threads)
+    made = candidates(layers, groups, device.channel_step, device.precisions)
+    programs = {
+        " ".join(key): candidate_program(dense, graph, candidate, device, groups)
         for key, candidate in made.items()
     }
-    timings = time_models(protos, feeds(graph, inputs), runtime=device.engine)
+    timings = time_models(programs, feeds(graph, inputs), runtime=device.engine)
     whole = timings["float32 full"].p20_ms
     return [
         {
@@ -120,10 +124,12 @@ def main() -> int:
     parser.add_argument(
         "--family", action="append", choices=[*FAMILIES, "all"], help="may be repeated"
     )
+    parser.add_argument("--device", action="append", choices=DEVICES, help="may be repeated")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    devices = [d for d in DEVICES.values() if "int8" in d.precisions and not d.missing()]
+    devices = [d for d in DEVICES.values() if not d.missing()]
+    devices = [d for d in devices if d.name in (options.device or DEVICES)]
     studies, families = options.study or [], options.family or []
     if not studies and not families:
         studies = ["lenet5_mnist"]

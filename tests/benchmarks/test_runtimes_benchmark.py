@@ -58,6 +58,10 @@ def test_hidden_channels_are_those_of_one_producer() -> None:
     }
     rows = measure(model, (x,), get_device("onnxruntime-cpu"))
     assert [(row["activations"], row["width"]) for row in rows] == list(made)
+    rows = measure(model, (x,), get_device("torch-cpu"))
+    assert [(row["activations"], row["width"]) for row in rows] == [
+        key for key in made if key[0] == "float32"
+    ]
     assert rows[0]["latency_percent"] == 100
     assert all(row["latency_ms"] > 0 for row in rows)
 
