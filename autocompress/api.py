@@ -41,6 +41,12 @@ class Compressed:
     _outcome: Outcome
     _finalist: Finalist | None
 
+    def narrow(self) -> nn.Module:
+        """The same model without the channels that are gone: faster where torch runs it."""
+        if self._finalist is None:
+            return self.model
+        return self._outcome.prepared.study.task.interface.presented(self._finalist.narrow())
+
     def export(self, path: Path | str) -> int:
         """Writes the model: an ONNX file for `.onnx`, a packed archive for `.acz`.
 

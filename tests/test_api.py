@@ -77,6 +77,9 @@ def test_best_is_a_model(parts: dict[str, Any], result: autocompress.Result) -> 
     with torch.no_grad():
         outputs = model(parts["calibration"][:7])
     assert outputs.shape == (7, 6)
+    narrow = result.best.narrow()
+    with torch.no_grad():
+        torch.testing.assert_close(narrow(parts["calibration"][:7]), outputs)
     quality = parts["evaluate"](model, "selection")
     assert quality == result.summary["best"]["measured"]["selection_quality"]
 

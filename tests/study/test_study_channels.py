@@ -264,6 +264,23 @@ def test_other_samplers_say_that_they_cannot(
     assert "sampler 'tpe': cannot keep shared widths" in err
 
 
+def test_channels_go_where_torch_runs_the_module(wide: Path, cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code, _, err = cli("run", wide, "--device", "torch-cpu", "--out", folder, "--evaluations", 6)
+    assert code in (0, 3), err
+    priced = read(folder / "device.json")["profile"]["prices"]["unit_ms"]["conv2"]
+    assert len(priced) == 2 * 4  # float32 and eight bits at each pair of widths
+    choices = choices_of(dict(load_records(folder / "study.journal")[-1].choices))
+    assert any(option.is_narrow for option in choices.values())
+    task = load_task(wide)
+    assert delivered(folder)["device"]["name"] == "torch-cpu"
+    loaded = load_archive(folder / "model.acz", task.model())
+    small = load_archive(folder / "model.acz", task.model(), narrow=True)
+    x = task.calibration()[0]
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), loaded(x), rtol=1e-4, atol=1e-4)
+
+
 def test_layers_are_listed_with_their_options(wide: Path, cli: Cli) -> None:
     rows = {row["name"]: row for row in layer_shares(load_study(wide))}
     # Two kinds at each pair of widths that a layer may have.
