@@ -262,6 +262,7 @@ DEVICES = {
             int8_bits=exact_bits(),
         ),
         Device("openvino-cpu", "openvino", int8_bits=exact_bits()),
+        Device("openvino-cpu-bf16", "openvino-bf16", int8_bits=exact_bits()),
         Device("torch-cpu", "torch", precisions=("float32",)),
         Device("torch-cuda", "torch-cuda", precisions=("float32",)),
     )

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+from torch import nn
 
+from autocompress.deploy.onnx_file import OnnxModule
 from autocompress.hardware.clock import feeds, time_when_calm
 from autocompress.hardware.runtimes.onnx_graph import same_work
 from autocompress.hardware.timing import Timing, ratio
@@ -114,7 +116,7 @@ class Bench:
             # Between two sessions of the same operations the clock tells noise alone.
             slower = 1.0 if same else timing.p20_ms / reference.p20_ms
             measured = Measured(
-                self.prepared.study.task.evaluate(finalist.module, "selection"),
+                self.prepared.study.task.evaluate(self._as_run(finalist), "selection"),
                 finalist.size_bytes,
                 slower * self.latency_ms,
                 footprint.energy_mj,
@@ -137,6 +139,14 @@ class Bench:
                 )
             )
         return verdicts
+
+    def _as_run(self, finalist: Finalist) -> nn.Module:
+        """What gives the outputs that the device gives: the torch module, but where float layers
+        run in fewer bits."""
+        device = self.prepared.study.device
+        if device.file_engine.is_exact:
+            return finalist.module
+        return OnnxModule(finalist.proto, runtime=device.file_engine)
 
     def _timings(self, finalists: Sequence[Finalist]) -> dict[str, Timing]:
         """Of the finalists and the original: by the clock, or the prices where there is none."""

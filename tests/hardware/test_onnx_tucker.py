@@ -124,8 +124,11 @@ def test_every_runtime_runs_what_was_priced(bench, graph, device, activations: s
     program = Program(proto, lambda: stitched(bench.model, treated))
     (name,) = input_names(proto)
     (found,) = device.engine.open(program)({name: bench.inputs.numpy()})
-    room = 3.01 * treated["head"].grids[-1].scale if int8 else 1e-4
-    assert np.abs(found - bench.twin(treated).numpy()).max() <= room
+    wanted = bench.twin(treated).numpy()
+    room = 1e-4 if device.engine.is_exact else 0.02 * np.abs(wanted).max()
+    if int8:
+        room = 3.01 * treated["head"].grids[-1].scale
+    assert np.abs(found - wanted).max() <= room
 
 
 def test_an_operation_alone_is_three_kernels(bench, graph) -> None:

@@ -32,6 +32,14 @@ HAS_OPENVINO = not DEVICES["openvino-cpu"].engine.missing()
 needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")
 
 
+def assert_close(device: Device, found: np.ndarray, wanted: np.ndarray) -> None:
+    """To the last digits, or to those that are left where float layers run in bfloat16."""
+    if device.engine.is_exact:
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    else:
+        assert 0 < np.abs(found - wanted).max() <= 0.02 * np.abs(wanted).max()
+
+
 def each(found: list[Device]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("device", found, ids=lambda device: device.name)
 
@@ -68,12 +76,8 @@ def test_float_layers_give_the_same_outputs_everywhere(mixed, graph, device, bit
         proto = assemble(graph, treated, format)
         operators = device.engine.check(proto, treated)
         assert operators.keys() == {node.name for node in proto.graph.node if "/step" in node.name}
-        np.testing.assert_allclose(
-            outputs(device, mixed, proto, treated),
-            mixed.twin(treated).numpy(),
-            rtol=1e-4,
-            atol=1e-5,
-        )
+        found = outputs(device, mixed, proto, treated)
+        assert_close(device, found, mixed.twin(treated).numpy())
 
 
 @each(WITH_INT8)
@@ -123,9 +127,8 @@ def test_an_onnx_module_takes_any_number_of_rows(mixed, graph, device) -> None:
     module = OnnxModule(assemble(graph, {}), runtime=device.file_engine)
     assert batch_of(assemble(graph, {})) == module.static_batch == 0
     for rows in (1, 7, 3, 40, 2, 5, 7):  # more shapes than a runner keeps
-        torch.testing.assert_close(
-            module(mixed.inputs[:rows]), mixed.twin({})[:rows], rtol=1e-4, atol=1e-5
-        )
+        found, wanted = module(mixed.inputs[:rows]), mixed.twin({})[:rows]
+        assert_close(device, found.numpy(), wanted.numpy())
 
 
 @each(INSTALLED)

@@ -137,7 +137,7 @@ def test_layers_of_a_data_sheet(board: Make, cli: Cli) -> None:
         assert words in out
 
 
-@pytest.mark.parametrize("name", ["openvino-cpu", "torch-cpu"])
+@pytest.mark.parametrize("name", ["openvino-cpu", "openvino-cpu-bf16", "torch-cpu"])
 def test_a_run_on_another_runtime(board: Make, cli: Cli, tmp_path: Path, name: str) -> None:
     device = DEVICES[name]
     if device.missing():

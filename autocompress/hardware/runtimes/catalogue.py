@@ -10,6 +10,7 @@ from autocompress.hardware.runtimes.torch_eager import TorchEager
 RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": OnnxRuntime(),
     "openvino": OpenVino(),
+    "openvino-bf16": OpenVino("bf16"),
     "torch": TorchEager(),
     "torch-cuda": TorchEager("cuda"),
 }

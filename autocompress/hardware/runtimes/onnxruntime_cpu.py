@@ -21,6 +21,7 @@ class OnnxRuntime:
 
     package = "onnxruntime"
     reads_onnx = True
+    is_exact = True
     clock = staticmethod(time.process_time_ns)
 
     def missing(self) -> str:

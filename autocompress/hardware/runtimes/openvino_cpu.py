@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     import openvino
 
 KEPT_SHAPES = 4  # compiled models that one runner keeps
-# Float layers run in float32 whatever the processor has, for that is what the candidate computes
-# elsewhere.  One stream and a fixed number of threads: a latency that belongs to one request.
+# One stream and a fixed number of threads: a latency that belongs to one request.
 SETTINGS = {
-    "INFERENCE_PRECISION_HINT": "f32",
     "PERFORMANCE_HINT": "LATENCY",
     "NUM_STREAMS": "1",
     # Models that are timed in turn would all sit on the same core, whoever else is there.
@@ -35,15 +33,26 @@ SETTINGS = {
 
 
 class OpenVino:
-    """Runs ONNX models written by `assemble`."""
+    """Runs ONNX models written by `assemble`.
+
+    Args:
+        floats: What float layers run in, whatever the processor has: `f32`, which is what the
+            candidate computes elsewhere, or `bf16`.
+    """
 
     package = "openvino"
     reads_onnx = True
     clock = staticmethod(time.process_time_ns)
 
+    def __init__(self, floats: str = "f32") -> None:
+        self.floats = floats
+        self.is_exact = floats == "f32"
+
     def missing(self) -> str:
         if find_spec("openvino") is None:
             return "openvino is not installed: pip install 'autocompress[openvino]'"
+        if not self.is_exact and "BF16" not in _capabilities():
+            return "this processor has no instructions for bfloat16"
         return ""
 
     def version(self) -> str:
@@ -55,12 +64,12 @@ class OpenVino:
 
     def open(self, program: Program, threads: int | None = None) -> Runner:
         self._need()
-        return _Compiled(program.proto, threads)
+        return _Compiled(program.proto, threads, self.floats)
 
     def check(self, proto: onnx.ModelProto, treated: Mapping[str, Treated]) -> dict[str, str]:
         self._need()
         values = _one_row(proto)
-        return check_compiled(_Compiled(proto, None).at(values), proto, treated)
+        return check_compiled(_Compiled(proto, None, self.floats).at(values), proto, treated)
 
     def _need(self) -> None:
         if self.missing():
@@ -74,10 +83,15 @@ class _Compiled:
     slower on LeNet-5 and ResNet-20.
     """
 
-    def __init__(self, proto: onnx.ModelProto, threads: int | None) -> None:
+    def __init__(self, proto: onnx.ModelProto, threads: int | None, floats: str) -> None:
         self._content = unfolded(proto).SerializeToString()
         self._names = input_names(proto)
-        self._threads = read_loader(proto).threads if threads is None else threads
+        count = read_loader(proto).threads if threads is None else threads
+        self._settings = {
+            **SETTINGS,
+            "INFERENCE_PRECISION_HINT": floats,
+            "INFERENCE_NUM_THREADS": count,
+        }
         self._requests: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def __call__(self, values: Values) -> list[NDArray[np.generic]]:
@@ -98,8 +112,7 @@ class _Compiled:
                 del self._requests[next(iter(self._requests))]
             model = _core().read_model(self._content)
             model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
-            settings = {**SETTINGS, "INFERENCE_NUM_THREADS": self._threads}
-            compiled = _core().compile_model(model, "CPU", settings)
+            compiled = _core().compile_model(model, "CPU", self._settings)
             self._requests[shapes] = compiled.create_infer_request()
         return self._requests[shapes]
 
@@ -109,6 +122,12 @@ def _core() -> openvino.Core:
     import openvino
 
     return openvino.Core()
+
+
+@functools.cache
+def _capabilities() -> tuple[str, ...]:
+    """Types that the processor has instructions for, such as `BF16`."""
+    return tuple(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _one_row(proto: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:

@@ -47,12 +47,15 @@ class Runtime(Protocol):
     Attributes:
         package: Name of the package, as `pip` knows it.
         reads_onnx: Whether it takes the ONNX file that ships; one that does not runs the module.
+        is_exact: Whether float layers compute in float32, so that the torch module is what runs
+            but for the order of sums.
         clock: Nanoseconds that a run takes are its difference: of the process where the processor
             computes, on the wall where something else does.
     """
 
     package: str
     reads_onnx: bool
+    is_exact: bool
     clock: Clock
 
     def missing(self) -> str:

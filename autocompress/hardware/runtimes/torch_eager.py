@@ -29,6 +29,7 @@ class TorchEager:
 
     package = "torch"
     reads_onnx = False
+    is_exact = True
 
     def __init__(self, place: str = "cpu") -> None:
         self.place = torch.device(place)
