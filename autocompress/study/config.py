@@ -64,7 +64,7 @@ class StudyFile(Schema):
         max_time: Longest time for the whole run before it stops searching and confirms, such as
             `10m`.
         seed: Fixes every draw.
-        budget: Limits by name: `size`, `latency`, `quality`.
+        budget: Limits by name: `size`, `latency`, `energy`, `quality`.
         knobs: The few settings that are not per layer.
         recovery: How the confirmed few are trained after the search.
         storage: Where trials are recorded: the URL of a database as Optuna takes it, or the path

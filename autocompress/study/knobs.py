@@ -30,7 +30,7 @@ class Knobs(BaseModel):
         damping: Share of the mean diagonal that is added to second moments before they are
             inverted.
         explore: Share of the candidates that is spent along the front, away from the budget.
-        protect: Whether the first or last treated layer, or both, are only offered 8 bits and
+        protect: Whether the first or last treated layer, or both, are only offered 7 bits and
             more, without pruning or a lower rank.
         swap_examples: Search inputs on which every option is priced alone; 0 takes all.
     """
