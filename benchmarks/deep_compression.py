@@ -54,7 +54,7 @@ class Net:
 NETS = {
     "lenet300": Net("lenet300_mnist", ("1.5%", "0.6%"), 30),
     "lenet5": Net("lenet5_full_mnist", ("0.3%", "0.17%"), 14),
-    "vgg": Net("vgg_small_fashion", ("2.04%",), 20),
+    "vgg": Net("vgg_small_fashion", ("2.04%",), 40),
     "resnet20": Net("resnet20_fashion", (), 0),
 }
 
