@@ -29,8 +29,8 @@ from rich.table import Table
 from zoo import ZOO
 
 from autocompress.compression.stitch import stitched
-from autocompress.deploy.archive import load_archive
 from autocompress.deploy.onnx_file import OnnxModule
+from autocompress.deploy.restore import load_archive
 from autocompress.errors import AutocompressError, TaskError
 from autocompress.hardware.device import get_device
 from autocompress.model.task import Task

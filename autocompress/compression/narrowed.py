@@ -75,10 +75,12 @@ def narrowed(
         model: The dense model, in canonical form; not changed.
         treated: What is stored, narrow or not, by layer; all that makes or reads channels that are
             gone is among them.
-        counts: Attributes that change with the channels.
+        counts: Attributes that may change with the channels; those of layers that are not treated
+            do not.
     """
+    changing = [count for count in counts if count.layer in treated]
     result = stitched(model, {name: own_width(layer) for name, layer in treated.items()})
-    recount(result, recounted(model, counts, treated))
+    recount(result, recounted(model, changing, treated))
     return result
 
 

@@ -182,9 +182,7 @@ def candidate_program(
     """
     treated = stand_ins(graph, candidate)
     proto = assemble(graph, treated, threads=device.threads)
-    # Of a layer that is not treated all channels are there.
-    counts = [count for count in counts_of(groups) if count.layer in treated]
-    return Program(proto, lambda: narrowed(model, treated, counts))
+    return Program(proto, lambda: narrowed(model, treated, counts_of(groups)))
 
 
 def _fit(

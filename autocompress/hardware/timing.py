@@ -1,4 +1,4 @@
-"""Timing on a shared machine: process CPU time of interleaved blocks, and their 20th percentile.
+"""Timing on a shared machine: interleaved blocks, by process CPU time, and their 20th percentile.
 
 Interleaving lets every rival meet the same disturbances; the low percentile leaves most of them
 out.
@@ -19,7 +19,7 @@ Clock = Callable[[], int]  # nanoseconds
 
 @dataclass(frozen=True)
 class Timing:
-    """CPU time of one run.
+    """Time of one run, by the clock that was read.
 
     Args:
         p20_ms: 20th percentile over the blocks, per run.

@@ -179,7 +179,6 @@ def build_finalist(
     format = prepared.study.settings.format
     proto = assemble(prepared.model.graph, treated, format, prepared.study.device.threads)
     dense = prepared.model.dense
-    counts = [c for c in counts_of(prepared.bank.channels.groups) if c.layer in treated]
     return Finalist(
         candidate=candidate,
         treated=whole,
@@ -189,7 +188,7 @@ def build_finalist(
         size_bytes=file_bytes(prepared, candidate, whole, proto, options),
         loss=loss,
         options=options,
-        narrow=partial(narrowed, dense, treated, counts),
+        narrow=partial(narrowed, dense, treated, counts_of(prepared.bank.channels.groups)),
         recovered=recovered,
     )
 

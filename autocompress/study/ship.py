@@ -11,6 +11,7 @@ import torch
 
 from autocompress.deploy import archive
 from autocompress.deploy.onnx_file import OnnxModule, write_onnx
+from autocompress.deploy.restore import load_archive
 from autocompress.errors import ArchiveError, TaskError
 from autocompress.files import write_bytes, write_json
 from autocompress.search.problem import Problem
@@ -134,7 +135,7 @@ def write_model(prepared: Prepared, finalist: Finalist, path: Path, form: str) -
             prepared.model.rest(finalist.treated),
             metadata(prepared.study, prepared.model, finalist.candidate.id),
         )
-        loaded = archive.load_archive(path, prepared.model.dense)
+        loaded = load_archive(path, prepared.model.dense)
         same = _same_weights(loaded.state_dict(), finalist.module.state_dict())
     if not same:
         raise ArchiveError(f"{path}: what is read back differs from what was written")

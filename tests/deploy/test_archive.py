@@ -15,10 +15,10 @@ from autocompress.deploy.archive import (
     archive_bytes,
     base_bytes,
     layer_bytes,
-    load_archive,
     read_archive,
     write_archive,
 )
+from autocompress.deploy.restore import load_archive
 from autocompress.errors import ArchiveError
 from autocompress.model.fold import fold_batch_norms
 

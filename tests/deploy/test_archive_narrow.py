@@ -20,11 +20,11 @@ from autocompress.deploy.archive import (
     archive_bytes,
     base_bytes,
     layer_bytes,
-    load_archive,
     read_archive,
     write_archive,
 )
 from autocompress.deploy.records import pack_layer, read_layer
+from autocompress.deploy.restore import load_archive
 from autocompress.errors import ArchiveError
 
 GRID = Grid.covering(-0.3, 2.7)

@@ -12,7 +12,8 @@ from autocompress.compression.quantize import round_to_nearest
 from autocompress.compression.rounded import RoundedSum
 from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Grid, Treated
-from autocompress.deploy.archive import SUMS, load_archive, write_archive
+from autocompress.deploy.archive import SUMS, write_archive
+from autocompress.deploy.restore import load_archive
 from autocompress.errors import ArchiveError
 from autocompress.model.sums import expose_sums, sums_of
 

@@ -19,8 +19,9 @@ from autocompress.compression.narrow import narrow_dense
 from autocompress.compression.narrowed import Count, counts_of, narrowed, recounted
 from autocompress.compression.stitch import stitched
 from autocompress.compression.treated import Treated
-from autocompress.deploy.archive import load_archive, write_archive
+from autocompress.deploy.archive import write_archive
 from autocompress.deploy.onnx_file import OnnxModule, load_onnx, write_onnx
+from autocompress.deploy.restore import load_archive
 from autocompress.hardware.clock import feeds
 from autocompress.hardware.device import get_device
 from autocompress.hardware.profile import candidate_program

@@ -25,6 +25,19 @@ def test_rounds_end_when_patience_does() -> None:
     assert 5 <= timing.blocks <= 10
 
 
+def test_the_clock_that_is_given_is_read() -> None:
+    now = 0
+
+    def run(nanoseconds: int) -> None:
+        nonlocal now
+        now += nanoseconds
+
+    timings = interleaved(
+        {"one": lambda: run(1_000_000), "three": lambda: run(3_000_000)}, clock=lambda: now
+    )
+    assert (timings["one"].p20_ms, timings["three"].p20_ms) == (1.0, 3.0)
+
+
 def test_percentile_of_known_samples() -> None:
     timing = Timing.of(np.arange(1.0, 12.0))
     assert timing.p20_ms == 3.0

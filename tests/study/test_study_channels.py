@@ -18,8 +18,9 @@ import onnx
 import pytest
 import torch
 
-from autocompress.deploy.archive import load_archive, read_archive
+from autocompress.deploy.archive import read_archive
 from autocompress.deploy.onnx_file import OnnxModule
+from autocompress.deploy.restore import load_archive
 from autocompress.model.task import load_task
 from autocompress.search_space.option import Option
 from autocompress.study.config import load_study

@@ -13,7 +13,8 @@ import torch
 
 import autocompress
 from autocompress.compression.recover import Recovered, recover
-from autocompress.deploy.archive import load_archive, read_archive
+from autocompress.deploy.archive import read_archive
+from autocompress.deploy.restore import load_archive
 from autocompress.model.task import load_task
 from autocompress.search_space.option import Option
 

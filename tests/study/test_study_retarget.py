@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from autocompress.deploy.archive import load_archive, read_archive
+from autocompress.deploy.archive import read_archive
+from autocompress.deploy.restore import load_archive
 from autocompress.model.task import load_task
 from autocompress.study.storage import load_records
 
